@@ -1,0 +1,1 @@
+"""Everything that exists because of a version or a foreign API."""

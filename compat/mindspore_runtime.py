@@ -1,0 +1,88 @@
+"""The few things MindSpore (2.7 … 2.10) does in a way the runtime has to know about.
+
+Measured, on CPU: a jitted call returns when the result is there; two threads in one graph crash the process, so every
+compile and run holds LOCK; ``Parameter(tensor)`` copies and ``assign_value`` shares memory, but a compiled graph keeps
+the address it was compiled with; a failed compile writes ``rank_0/om/analyze_fail.ir`` below the working directory
+unless MS_OM_PATH names another.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+
+from ..errors import DeviceUnavailable, UnknownDevice
+from . import versions
+
+LOCK = threading.RLock()
+_names = {"cpu": "CPU", "ascend": "Ascend", "npu": "Ascend"}
+
+
+@functools.cache
+def mindspore():
+    """The module, imported on first use, with its warnings off unless the user asked for them (GLOG_v)."""
+    versions.require("mindspore", "numpy")
+    os.environ.setdefault("GLOG_v", "3")
+    import mindspore as ms
+
+    return ms
+
+
+def dump_folder(path: str) -> None:
+    """Where MindSpore writes the dump of a failed compile (it reads the variable when it fails)."""
+    os.environ.setdefault("MS_OM_PATH", path)
+
+
+def canonical_device(name: str | None) -> str | None:
+    """``"CPU"`` or ``"Ascend"`` from what a user writes (``"npu"``, ``"ascend:0"``, …); None stays None."""
+    if name is None:
+        return None
+    try:
+        return _names[str(name).lower().split(":")[0]]
+    except KeyError:
+        known = ", ".join(sorted(_names))
+        raise UnknownDevice(f"unknown device {name!r}; known devices: {known}") from None
+
+
+def available(device: str) -> bool:
+    """Does this MindSpore build on this machine have the device?"""
+    ms = mindspore()
+    if device == "CPU":
+        return True
+    try:
+        return bool(ms.hal.is_available(device))
+    except (AttributeError, ValueError, RuntimeError):
+        return False
+
+
+def select_device(name: str | None) -> str:
+    """Make the named device MindSpore's (None: Ascend where there is one, else CPU) and return its name.
+
+    Raises UnknownDevice, or DeviceUnavailable with what to do.
+    """
+    device = canonical_device(name)
+    if device is None:
+        device = "Ascend" if available("Ascend") else "CPU"
+    if not available(device):
+        raise DeviceUnavailable(
+            f"MindSpore finds no {device} device here. Install the driver, firmware and CANN toolkit and source its "
+            "set_env.sh, check with 'npu-smi info' and 'ms-controlnet doctor'; or use enable(device='cpu')"
+        )
+    with LOCK:
+        mindspore().set_device(device)
+    return device
+
+
+def parameter(array, name: str):
+    """A Parameter over the memory of a NumPy array: what the array's owner writes in place, the graph sees."""
+    ms = mindspore()
+    shared = ms.Tensor.from_numpy(array)
+    p = ms.Parameter(shared, name=name, requires_grad=False)
+    p.assign_value(shared)
+    return p
+
+
+def tensor(array):
+    """A tensor over the memory of a contiguous NumPy array."""
+    return mindspore().Tensor.from_numpy(array)

@@ -1,0 +1,61 @@
+"""Where ``torch.export`` (2.6 … 2.13) has to be met half-way."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch.export.graph_signature import InputKind, OutputKind
+
+from ..errors import Refused
+
+
+def example(t: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same shape and dtype that export may wrap: no inference tensor, no subclass, no autograd."""
+    with torch.inference_mode(False):
+        return torch.empty(t.shape, dtype=t.dtype)
+
+
+def export(module: torch.nn.Module, examples: tuple):
+    """``torch.export`` with static shapes, functional.
+
+    Non-strict export leaves ``linear``, ``conv2d``, ``scaled_dot_product_attention`` … whole, and in-place operators as
+    they are; only a graph that has such is decomposed (it doubles the time).
+    """
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(module, examples, strict=False)
+        if any(_mutates(n) for n in exported.graph.nodes):
+            exported = exported.run_decompositions({})
+    return exported
+
+
+def _mutates(node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def graph_module(exported):
+    """The graph with parameters, buffers and constants as placeholders."""
+    return exported.graph_module
+
+
+def signature(exported) -> tuple[list[str], dict[str, tuple], list[str]]:
+    """(user inputs, weights, outputs): placeholder names; placeholder → (path, tensor); output node names.
+
+    Raises Refused where the module changes its own buffers or its inputs.
+    """
+    inputs, weights = [], {}
+    for spec in exported.graph_signature.input_specs:
+        if spec.kind is InputKind.USER_INPUT:
+            inputs.append(spec.arg.name)
+        elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+            store = exported.state_dict if spec.target in exported.state_dict else exported.constants
+            weights[spec.arg.name] = (spec.target, store[spec.target])
+        else:
+            raise Refused(f"graph input of kind {spec.kind.name}")
+    outputs = []
+    for spec in exported.graph_signature.output_specs:
+        if spec.kind is not OutputKind.USER_OUTPUT:
+            raise Refused(f"the module changes {spec.target!r} while it runs ({spec.kind.name})")
+        outputs.append(spec.arg.name)
+    return inputs, weights, outputs

@@ -1,0 +1,26 @@
+"""Backend "torch": upstream's own forwards. What every comparison is made against."""
+
+from __future__ import annotations
+
+from ..compat import mindspore_runtime, versions
+from ..errors import UnknownDevice
+from ..hookspecs import Backend, Options, Probe, hookimpl
+
+
+class TorchEngine:
+    def component(self, site):
+        return None
+
+    def describe(self) -> str:
+        return f"torch {versions.installed('torch')}"
+
+
+def build(options: Options) -> TorchEngine:
+    if mindspore_runtime.canonical_device(options.device) not in (None, "CPU"):
+        raise UnknownDevice(f"the torch backend leaves every module where it is; device={options.device!r} is not its own")
+    return TorchEngine()
+
+
+@hookimpl
+def register_backends():
+    return [Backend("torch", lambda options: Probe(True, "CPU", f"torch {versions.installed('torch')}"), build)]

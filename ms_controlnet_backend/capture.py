@@ -1,0 +1,125 @@
+"""A module's forward with example arguments → a functional ATen graph, by ``torch.export``.
+
+The forward is wrapped so that export sees a function from a flat list of tensors to a flat list of tensors: upstream's
+argument and output structures (dataclasses, tuples, dictionaries) are taken apart and rebuilt here, and hooks on the
+module itself stay outside the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from .compat import torch_export
+from .errors import Refused
+from .signature import Structure
+
+
+@dataclass(frozen=True)
+class CapturedWeight:
+    """name: path in the module. constant: made while tracing, so no change of the module can reach it."""
+
+    name: str
+    tensor: torch.Tensor
+    constant: bool = False
+
+
+@dataclass
+class Captured:
+    """A functional ATen graph.
+
+    inputs: placeholder node → index of the tensor in the structure, in the graph's order. weights: placeholder node →
+    CapturedWeight. outputs: the nodes of the tensors returned. rebuild: those tensors → what forward returns.
+    """
+
+    name: str
+    graph_module: Any
+    structure: Structure
+    inputs: dict
+    weights: dict
+    outputs: list
+    rebuild: Callable[[list], Any]
+
+    @property
+    def graph(self):
+        return self.graph_module.graph
+
+
+class _Flat(torch.nn.Module):
+    """Flat tensors in, flat tensors out; remembers how to rebuild the output."""
+
+    def __init__(self, component, forward, structure: Structure):
+        super().__init__()
+        self.component = component
+        self._forward, self._structure = [forward], structure
+        self.spec = self.constants = None
+
+    def forward(self, *tensors):
+        out = self._forward[0](**self._structure.rebuild(tensors))
+        leaves, self.spec = pytree.tree_flatten(out)
+        self.constants = [None if isinstance(x, torch.Tensor) else _Constant(x) for x in leaves]
+        return tuple(x for x in leaves if isinstance(x, torch.Tensor))
+
+
+@dataclass
+class _Constant:
+    value: Any
+
+
+def capture(name: str, component, forward: Callable, structure: Structure, tensors: list) -> Captured:
+    """Trace ``forward(**structure.rebuild(tensors))``, a method of ``component``.
+
+    name: for the generated source. tensors: examples; only their shapes and dtypes count.
+    Raises Refused, with upstream's own error as its cause, where the module cannot be traced or is not functional.
+    """
+    # hooks inside the component may keep what they see (feature extractors do): never show them fake tensors
+    hooked = [n for n, m in component.named_modules() if n and (m._forward_hooks or m._forward_pre_hooks)]
+    if hooked:
+        raise Refused(f"forward hooks on {hooked[0]!r} must see every call")
+    flat = _Flat(component, forward, structure)
+    examples = tuple(torch_export.example(t) for t in tensors)
+    try:
+        exported = torch_export.export(flat, examples)
+    except Exception as error:  # noqa: BLE001 - whatever upstream's code or torch.export raises
+        raise Refused(f"torch.export failed: {type(error).__name__}: {_first_line(error)}") from error
+    inputs, weights, outputs = torch_export.signature(exported)
+    graph_module = torch_export.graph_module(exported)
+    nodes = {n.name: n for n in graph_module.graph.nodes}
+    return Captured(
+        name=name,
+        graph_module=graph_module,
+        structure=structure,
+        inputs={nodes[p]: i for i, p in enumerate(inputs)},
+        weights={nodes[p]: _weight(component, path, tensor) for p, (path, tensor) in weights.items()},
+        outputs=[nodes[o] for o in outputs],
+        rebuild=_rebuilder(flat.spec, flat.constants),
+    )
+
+
+def _weight(component, path: str, exported: torch.Tensor) -> CapturedWeight:
+    """The module's own tensor at the path (export may hold another object), or a constant."""
+    path = path.removeprefix("component.")
+    owner, _, name = path.rpartition(".")
+    try:
+        own = getattr(component.get_submodule(owner), name)
+    except AttributeError:
+        own = None
+    if isinstance(own, torch.Tensor):
+        return CapturedWeight(path, own)
+    return CapturedWeight(path, exported, constant=True)
+
+
+def _rebuilder(spec, constants) -> Callable[[list], Any]:
+    def rebuild(tensors: list):
+        it = iter(tensors)
+        return pytree.tree_unflatten([next(it) if c is None else c.value for c in constants], spec)
+
+    return rebuild
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

@@ -1,0 +1,33 @@
+"""Errors raised by the backend; each message says what to do."""
+
+
+class BackendError(RuntimeError):
+    """Base class of every error this package raises on purpose."""
+
+
+class UnknownBackend(BackendError, ValueError):
+    """A backend name that no plugin registered."""
+
+
+class UnknownDevice(BackendError, ValueError):
+    """A device name the backend does not know."""
+
+
+class DeviceUnavailable(BackendError):
+    """A known device that this machine (or this MindSpore build) does not have."""
+
+
+class UnsupportedVersion(BackendError):
+    """A dependency outside the tested range."""
+
+
+class RegistrationError(BackendError):
+    """Two plugins register the same thing, or a registration that can never be found."""
+
+
+class Refused(BackendError):
+    """A component cannot be compiled; it stays on torch, or with ``strict=True`` this is raised."""
+
+
+class Unsupported(Refused):
+    """A lowering met arguments it does not implement."""

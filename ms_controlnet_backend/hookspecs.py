@@ -1,0 +1,240 @@
+"""The plugin contract: what a plugin may register, as typed dataclasses and pluggy hook specifications.
+
+A plugin is a module or object with hook implementations, published under the entry-point group
+``ms_controlnet_backend``::
+
+    [project.entry-points.ms_controlnet_backend]
+    my-plugin = "my_package.my_module"
+
+The built-in backends, adapters, lowerings and passes are registered by the same road.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pluggy
+
+GROUP = "ms_controlnet_backend"
+
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``enable`` was asked for.
+
+    device: ``"CPU"``, ``"Ascend"`` or None (Ascend where there is one, else CPU).
+    strict: raise instead of leaving a refused component on torch.
+    cache_dir: folder of the generated sources; None: ``$MS_CONTROLNET_CACHE`` or the user's cache folder.
+    """
+
+    device: str | None = None
+    strict: bool = False
+    cache_dir: str | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a backend finds on this machine: is it usable, on which device, and what to do if it is not."""
+
+    available: bool
+    device: str = ""
+    detail: str = ""
+    advice: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One module whose ``forward`` a backend may take over.
+
+    label: name for messages, e.g. ``"unet"`` or ``"controlnet.nets.1"``.
+    scalars: arguments of ``forward`` whose Python numbers are fed as 0-d float32 tensors, so that a new value
+        never compiles again.
+    """
+
+    label: str
+    module: Any
+    scalars: tuple[str, ...] = ()
+
+
+class Engine(Protocol):
+    """A backend, built for a set of options."""
+
+    def component(self, site: Site) -> Callable[[Callable, tuple, dict], Any] | None:
+        """The callable ``(original_forward, args, kwargs) -> output`` that replaces the site's forward.
+
+        None leaves the site on upstream's own forward.
+        """
+
+    def describe(self) -> str:
+        """The device in one line."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to run components, chosen by name in ``enable(backend=...)`` and ``using(name)``."""
+
+    name: str
+    probe: Callable[[Options], Probe]
+    build: Callable[[Options], Engine]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Knows one kind of diffusers component.
+
+    name: for messages and for replacing a built-in (the highest ``priority`` of a name wins).
+    matches: is this pipeline component mine? Called with every component a pipeline gets.
+    sites: the component and its name in the pipeline → the modules to intercept.
+    """
+
+    name: str
+    matches: Callable[[Any], bool]
+    sites: Callable[[Any, str], Iterable[Site]]
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Sample arguments of one lowering, from which its parity test is generated.
+
+    args, kwargs: what the ATen overload is called with. A ``Shape`` of ``tests`` becomes a seeded tensor; see
+    :func:`ms_controlnet_backend.lowering.samples.tensor`.
+    """
+
+    args: tuple
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """One ATen overload → MindSpore.
+
+    op: a ``torch._ops.OpOverload`` such as ``torch.ops.aten.silu.default`` (a packet like ``torch.ops.aten.silu``
+        is an error: it would hide which overloads are covered).
+    function: called as ``function(builder, *args)`` with the arguments of the overload's schema, in its order and
+        with its defaults filled in; tensors are :class:`~ms_controlnet_backend.lowering.builder.Value`. Returns a
+        Value, or a list of them for an overload that returns several.
+    priority: two lowerings of one overload with the same priority are an error; the higher one wins.
+    target: ``"CPU"``, ``"Ascend"`` or None for both; one for the target itself wins over None.
+    """
+
+    op: Any
+    function: Callable
+    samples: tuple[Sample, ...] = ()
+    priority: int = 0
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A graph pass over the captured ATen graph, changing the ``torch.fx.GraphModule`` in place.
+
+    order: passes run from low to high; the built-in ones lie between 0 and 100.
+    """
+
+    name: str
+    function: Callable[[Any], None]
+    order: int = 50
+    target: str | None = None
+
+
+@dataclass
+class Compiled:
+    """Told to observers after a component was compiled.
+
+    label: the site. signature: shapes and dtypes of the tensors. operators: ATen overload → count.
+    source: path of the generated MindSpore source. capture_s: seconds in torch.export. compile_s: seconds in MindSpore,
+    the first run included.
+    """
+
+    label: str
+    signature: str = ""
+    operators: Mapping[str, int] = field(default_factory=dict)
+    source: str = ""
+    capture_s: float = 0.0
+    compile_s: float = 0.0
+
+
+class Specs:
+    """The hooks. Each example below is run by ``tests/test_plugins.py``."""
+
+    @hookspec
+    def register_backends(self) -> Iterable[Backend]:
+        """Backends this plugin adds.
+
+        >>> from ms_controlnet_backend.hookspecs import Backend, Probe, hookimpl
+        >>> class Plugin:
+        ...     @hookimpl
+        ...     def register_backends(self):
+        ...         class Upstream:
+        ...             def component(self, site): return None
+        ...             def describe(self): return "upstream torch"
+        ...         return [Backend("mine", lambda options: Probe(True, "CPU"), lambda options: Upstream())]
+        >>> manager.register(Plugin()) and registry().backend("mine").name
+        'mine'
+        """
+
+    @hookspec
+    def register_adapters(self) -> Iterable[Adapter]:
+        """Adapters this plugin adds, for components no built-in adapter knows or to replace one.
+
+        >>> from ms_controlnet_backend.hookspecs import Adapter, Site, hookimpl
+        >>> class Upscaler: pass
+        >>> class Plugin:
+        ...     @hookimpl
+        ...     def register_adapters(self):
+        ...         return [Adapter("upscaler", lambda component: isinstance(component, Upscaler),
+        ...                         lambda component, name: [Site(name, component)])]
+        >>> manager.register(Plugin()) and registry().adapter(Upscaler()).name
+        'upscaler'
+        """
+
+    @hookspec
+    def register_lowerings(self) -> Iterable[Lowering]:
+        """Lowerings this plugin adds.
+
+        >>> import torch
+        >>> from ms_controlnet_backend.hookspecs import Lowering, hookimpl
+        >>> def celu(b, x, alpha):
+        ...     negative = b.mul(b.sub(b.call("Exp", b.div(x, alpha)), 1.0), alpha)
+        ...     return b.add(b.binary("Maximum", x, 0.0), b.binary("Minimum", negative, 0.0))
+        >>> class Plugin:
+        ...     @hookimpl
+        ...     def register_lowerings(self):
+        ...         return [Lowering(torch.ops.aten.celu.default, celu)]
+        >>> manager.register(Plugin()) and registry().lowering(torch.ops.aten.celu.default, "CPU").function is celu
+        True
+        """
+
+    @hookspec
+    def register_passes(self) -> Iterable[Pass]:
+        """Graph passes this plugin adds.
+
+        >>> from ms_controlnet_backend.hookspecs import Pass, hookimpl
+        >>> class Plugin:
+        ...     @hookimpl
+        ...     def register_passes(self):
+        ...         return [Pass("count_nodes", lambda graph_module: None, order=200)]
+        >>> manager.register(Plugin()) and registry().passes("CPU")[-1].name
+        'count_nodes'
+        """
+
+    @hookspec
+    def component_compiled(self, event: Compiled) -> None:
+        """Called after a component was compiled.
+
+        >>> from ms_controlnet_backend.hookspecs import Compiled, hookimpl
+        >>> seen = []
+        >>> class Plugin:
+        ...     @hookimpl
+        ...     def component_compiled(self, event): seen.append(event.label)
+        >>> _ = manager.register(Plugin())
+        >>> _ = manager.hook.component_compiled(event=Compiled("unet"))
+        >>> seen
+        ['unet']
+        """

@@ -1,0 +1,74 @@
+"""Scaled dot-product attention (Vaswani et al., arXiv 1706.03762), by blocks of queries."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..errors import Unsupported
+from . import Family
+from .builder import broadcast_shape
+from .samples import t
+
+aten = torch.ops.aten
+family = Family()
+lowers = family.lowers
+
+SCORE_BYTES = 64 * 2**20
+"""Largest score matrix held at once; more queries are done block after block."""
+
+_q, _k = t(2, 3, 5, 4), t(2, 3, 7, 4)
+
+
+@lowers(
+    aten.scaled_dot_product_attention.default,
+    samples=[
+        (_q, _k, _k),
+        (_q, _k, _k, t(5, 7)),
+        (_q, _k, _k, t(2, 1, 5, 7, kind="bool")),
+        (_q, _q, _q, None, 0.0, True),
+        (t(5, 4), t(7, 4), t(7, 4)),
+    ],
+)
+def scaled_dot_product_attention(b, q, k, v, mask, dropout_p, is_causal, scale, enable_gqa):
+    """q: (…, L, E), k: (…, S, E), v: (…, S, Ev); mask broadcasts to (…, L, S), boolean: True takes part."""
+    if dropout_p:
+        raise Unsupported(f"dropout_p={dropout_p}")
+    if enable_gqa:
+        raise Unsupported("enable_gqa=True")
+    queries, keys = q.shape[-2], k.shape[-2]
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    lead = broadcast_shape(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    batch = math.prod(lead)
+    q, k, v = (b.reshape(b.broadcast(x, lead + x.shape[-2:]), (batch,) + x.shape[-2:]) for x in (q, k, v))
+    if is_causal:
+        mask = b.constant(torch.ones(queries, keys, dtype=torch.bool).tril())
+    bias = _bias(b, mask, lead, queries, keys, q.dtype)
+    q = b.mul(q, scale)
+    step = max(1, SCORE_BYTES // (batch * keys * 4))
+    blocks = []
+    for start in range(0, queries, step):
+        stop = min(start + step, queries)
+        scores = b.matmul(b.slice(q, 1, start, stop), k, transpose_y=True)
+        if bias is not None:
+            part = b.slice(bias, 1, start, stop) if bias.shape[1] != 1 else bias
+            scores = b.add(scores, part)
+        blocks.append(b.matmul(b.call("Softmax", scores, axis=-1), v))
+    return b.reshape(b.concat(blocks, 1), b.out.shape)
+
+
+def _bias(b, mask, lead, queries, keys, dtype):
+    """The mask as an additive (batch or 1, queries or 1, keys) tensor."""
+    if mask is None:
+        return None
+    if mask.dtype == "bool":
+        zero, low = b.full(mask.shape, 0, dtype), b.full(mask.shape, float("-inf"), dtype)
+        mask = b.call("Select", mask, zero, low, shape=mask.shape, dtype=dtype)
+    mask = b.cast(mask, dtype)
+    mask = b.reshape(mask, (1,) * (len(lead) + 2 - mask.rank) + mask.shape)
+    if math.prod(mask.shape[:-2]) > 1:
+        mask = b.broadcast(mask, lead + mask.shape[-2:])
+    if mask.shape[-1] != keys:
+        mask = b.broadcast(mask, mask.shape[:-1] + (keys,))
+    return b.reshape(mask, (math.prod(mask.shape[:-2]),) + mask.shape[-2:])

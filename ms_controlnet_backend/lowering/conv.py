@@ -1,0 +1,198 @@
+"""Convolutions as im2col and a matrix product, and up-sampling.
+
+The ``Conv2D`` primitive of MindSpore 2.9 and 2.10 falls to oneDNN's reference kernel on AVX-512 for k x k kernels
+(300 times slower than torch); a matrix product runs at torch's speed on every version.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import Unsupported
+from . import Family
+from .samples import t
+
+aten = torch.ops.aten
+family = Family()
+lowers = family.lowers
+
+COLUMN_BYTES = 192 * 2**20
+"""Largest column matrix of one product; a larger convolution is done in bands of rows."""
+
+
+@lowers(
+    aten.conv2d.default,
+    samples=[
+        (t(2, 3, 8, 7), t(5, 3, 3, 3, weight=True), t(5, weight=True), [1, 1], [1, 1]),
+        (t(1, 3, 8, 7), t(5, 3, 3, 3, weight=True), None, [2, 2], [1, 1]),
+        (t(2, 4, 8, 7), t(6, 4, 1, 1, weight=True), t(6, weight=True)),
+        (t(2, 4, 8, 7), t(6, 4, 1, 1, weight=True), t(6, weight=True), [2, 2]),
+        (t(1, 3, 9, 9), t(5, 3, 3, 3, weight=True), t(5, weight=True), [1, 1], [2, 2], [2, 2]),
+        (t(2, 3, 16, 16), t(5, 3, 8, 8, weight=True), None, [8, 8]),
+        (t(2, 4, 8, 7), t(6, 2, 3, 3, weight=True), t(6, weight=True), [1, 1], [1, 1], [1, 1], 2),
+        (t(2, 4, 8, 7), t(4, 1, 3, 3, weight=True), t(4, weight=True), [1, 1], [1, 1], [1, 1], 4),
+    ],
+)
+def conv2d(b, x, weight, bias, stride, padding, dilation, groups):
+    stride, padding, dilation = (tuple(p) * (3 - len(p)) for p in (stride, padding, dilation))
+    if x.rank != 4:
+        raise Unsupported(f"an input of rank {x.rank}")
+    if groups == 1:
+        y = _convolve(b, x, weight, stride, padding, dilation)
+    else:
+        xs = b.split(x, 1, [x.shape[1] // groups] * groups)
+        ws = b.split(weight, 0, [weight.shape[0] // groups] * groups)
+        y = b.concat([_convolve(b, xi, wi, stride, padding, dilation) for xi, wi in zip(xs, ws)], 1)
+    return y if bias is None else b.call("BiasAdd", y, bias)
+
+
+@lowers(aten.conv2d.padding, samples=[(t(2, 3, 8, 7), t(5, 3, 3, 3, weight=True), t(5, weight=True), [1, 1], "same")])
+def conv2d_padding(b, x, weight, bias, stride, padding, dilation, groups):
+    dilation = tuple(dilation) * (3 - len(dilation))
+    spans = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:])]
+    if padding == "same" and any(s % 2 for s in spans):
+        raise Unsupported("padding='same' with an even kernel")
+    pads = [s // 2 for s in spans] if padding == "same" else [0, 0]
+    return conv2d(b, x, weight, bias, stride, pads, dilation, groups)
+
+
+def _convolve(b, x, weight, stride, padding, dilation):
+    """x: (N, C, H, W), weight: (O, C, kh, kw) → (N, O, H', W'), no bias."""
+    n, c, h, w = x.shape
+    o, _, kh, kw = weight.shape
+    out_h, out_w = (
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, p, d, k, s in zip((h, w), padding, dilation, (kh, kw), stride)
+    )
+    if (kh, kw) == (1, 1) and padding == (0, 0):
+        if stride != (1, 1):
+            x = b.slice(b.slice(x, 2, 0, h, stride[0]), 3, 0, w, stride[1])
+        columns = b.reshape(x, (n, c, out_h * out_w))
+        return b.reshape(_product(b, weight, columns), (n, o, out_h, out_w))
+    row_bytes = n * c * kh * kw * out_w * 4
+    rows = max(1, COLUMN_BYTES // row_bytes)
+    if rows >= out_h:
+        return _band(b, x, weight, stride, padding, dilation, (out_h, out_w))
+    # bands of output rows: pad once above and below, then each band needs a slice of the input
+    border = b.full((n, c, padding[0], w), 0, x.dtype) if padding[0] else None
+    padded = b.concat([border, x, border], 2) if border else x
+    bands = []
+    for start in range(0, out_h, rows):
+        count = min(rows, out_h - start)
+        first = start * stride[0]
+        last = first + (count - 1) * stride[0] + dilation[0] * (kh - 1) + 1
+        part = b.slice(padded, 2, first, last)
+        bands.append(_band(b, part, weight, stride, (0, padding[1]), dilation, (count, out_w)))
+    return b.concat(bands, 2)
+
+
+def _band(b, x, weight, stride, padding, dilation, out):
+    n, c, _, _ = x.shape
+    o, _, kh, kw = weight.shape
+    length = out[0] * out[1]
+    columns = b.call(
+        "Im2Col",
+        x,
+        shape=(n, c, kh * kw, length),
+        ksizes=(kh, kw),
+        strides=stride,
+        dilations=dilation,
+        pads=padding,
+    )
+    columns = b.reshape(columns, (n, c * kh * kw, length))
+    return b.reshape(_product(b, weight, columns), (n, o, *out))
+
+
+def _product(b, weight, columns):
+    """(O, K) x (N, K, L) → (N, O, L). The CPU kernel does not broadcast leading axes, so the weight is repeated."""
+    n = columns.shape[0]
+    o = weight.shape[0]
+    matrix = b.reshape(weight, (1, o, weight.size // o))
+    return b.matmul(b.broadcast(matrix, (n,) + matrix.shape[1:]), columns)
+
+
+@lowers(
+    aten.conv_transpose2d.input,
+    samples=[
+        (t(2, 3, 5, 6), t(3, 4, 4, 4, weight=True), t(4, weight=True), [2, 2], [1, 1]),
+        (t(2, 3, 5, 6), t(3, 4, 3, 3, weight=True), None, [2, 2], [1, 1], [1, 1]),
+    ],
+)
+def conv_transpose2d(b, x, weight, bias, stride, padding, output_padding, groups, dilation):
+    """A transposed convolution is a convolution of the input spread by the stride with the flipped kernel."""
+    stride, padding, output_padding, dilation = (tuple(p) * (3 - len(p)) for p in (stride, padding, output_padding, dilation))
+    if groups != 1 or dilation != (1, 1):
+        raise Unsupported(f"groups={groups}, dilation={dilation}")
+    n, c, h, w = x.shape
+    _, o, kh, kw = weight.shape
+    if stride != (1, 1):
+        x = b.reshape(x, (n, c, h, 1, w, 1))
+        x = b.concat([x, b.full((n, c, h, stride[0] - 1, w, 1), 0, x.dtype)], 3) if stride[0] > 1 else x
+        x = b.concat([x, b.full(x.shape[:5] + (stride[1] - 1,), 0, x.dtype)], 5) if stride[1] > 1 else x
+        x = b.reshape(x, (n, c, h * stride[0], w * stride[1]))
+        x = b.slice(b.slice(x, 2, 0, (h - 1) * stride[0] + 1), 3, 0, (w - 1) * stride[1] + 1)
+    for axis, k, p, extra in ((2, kh, padding[0], output_padding[0]), (3, kw, padding[1], output_padding[1])):
+        for width, first in ((k - 1 - p, True), (k - 1 - p + extra, False)):
+            if width < 0:
+                x = b.slice(x, axis, -width, x.shape[axis]) if first else b.slice(x, axis, 0, x.shape[axis] + width)
+            elif width:
+                zeros = b.full(x.shape[:axis] + (width,) + x.shape[axis + 1 :], 0, x.dtype)
+                x = b.concat([zeros, x] if first else [x, zeros], axis)
+    flipped = b.call("ReverseV2", weight, axis=(2, 3))
+    y = _convolve(b, x, b.transpose(flipped, (1, 0, 2, 3)), (1, 1), (0, 0), (1, 1))
+    return y if bias is None else b.call("BiasAdd", y, bias)
+
+
+@lowers(
+    aten.upsample_nearest2d.vec,
+    samples=[(t(1, 2, 4, 5), None, [2.0, 2.0]), (t(1, 2, 4, 5), [8, 10], None), (t(1, 2, 4, 5), [7, 9], None)],
+)
+def upsample_nearest2d(b, x, output_size, scale_factors):
+    n, c, h, w = x.shape
+    out_h, out_w = b.out.shape[2:]
+    if out_h % h == 0 and out_w % w == 0 and (scale_factors is None or _whole(scale_factors)):
+        name = "mint.nn.functional.interpolate"
+        return b.call(name, x, shape=b.out.shape, size=(out_h, out_w), mode="nearest")
+    # any ratio: torch picks source pixel floor(i * in / out), or floor(i / scale) where a scale was given
+    for axis, size, out, scale in zip((2, 3), (h, w), (out_h, out_w), scale_factors or (None, None)):
+        index = torch.arange(out, dtype=torch.float32)
+        ratio = torch.tensor(1.0 / scale if scale else size / out, dtype=torch.float32)
+        source = (index * ratio).floor().to(torch.int64).clamp_(max=size - 1)
+        shape = x.shape[:axis] + (out,) + x.shape[axis + 1 :]
+        x = b.call("Gather", x, b.constant(source), axis, shape=shape)
+    return x
+
+
+def _whole(factors) -> bool:
+    return all(float(f).is_integer() for f in factors)
+
+
+_resized = [(t(1, 2, 4, 5), [8, 10], False, None), (t(1, 2, 8, 6), [3, 5], False, None), (t(1, 2, 4, 5), None, True, [2.0, 2.0])]
+
+
+@lowers(aten.upsample_bilinear2d.vec, samples=_resized)
+def upsample_bilinear2d(b, x, output_size, align_corners, scale_factors):
+    return _resample(b, x, aten.upsample_bilinear2d.default, align_corners, scale_factors)
+
+
+@lowers(aten.upsample_bicubic2d.vec, samples=_resized)
+def upsample_bicubic2d(b, x, output_size, align_corners, scale_factors):
+    return _resample(b, x, aten.upsample_bicubic2d.default, align_corners, scale_factors)
+
+
+def _resample(b, x, op, align_corners, scale_factors):
+    """Separable resampling as two matrix products with torch's own weights."""
+    for axis, out in ((2, b.out.shape[2]), (3, b.out.shape[3])):
+        scale = scale_factors[axis - 2] if scale_factors else None
+        matrix = b.constant(_resample_matrix(op, x.shape[axis], out, align_corners, scale))
+        x = b.transpose(x, (0, 1, 3, 2)) if axis == 2 else x
+        rows = b.matmul(b.reshape(x, (x.size // x.shape[3], x.shape[3])), matrix)
+        x = b.reshape(rows, x.shape[:3] + (out,))
+        x = b.transpose(x, (0, 1, 3, 2)) if axis == 2 else x
+    return x
+
+
+def _resample_matrix(op, size: int, out: int, align_corners, scale):
+    """(size, out): column j holds the weights of output pixel j, read off the resized unit vectors."""
+    unit = torch.eye(size).reshape(1, size, size, 1)
+    return op(unit, [out, 1], align_corners, scale, None)[0, :, :, 0].contiguous()

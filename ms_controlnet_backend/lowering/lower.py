@@ -1,0 +1,147 @@
+"""Walks a captured ATen graph and lowers every node through the registry into a Program."""
+
+from __future__ import annotations
+
+import operator
+import re
+
+from ..errors import Refused, Unsupported
+from ..plugins import Registry
+from .builder import Builder, Program, Value
+
+HOW_TO_ADD = (
+    "add one with the hook register_lowerings (README, 'Adding a lowering'), "
+    "or call enable(strict=True) to turn this into an error"
+)
+
+
+def lower(captured, registry: Registry, target: str, compute_dtype) -> Program:
+    """The Program of a captured graph.
+
+    captured: :class:`~ms_controlnet_backend.capture.Captured`. compute_dtype: torch dtype → MindSpore dtype name.
+    Raises Refused, naming the overload and its schema, where an operator has no lowering or not for its arguments.
+    """
+    program = Program(captured.name)
+    builder = Builder(program, target, compute_dtype)
+    environment: dict = {}
+    for node in captured.graph.nodes:
+        if node.op == "placeholder":
+            environment[node] = _placeholder(node, captured, program, compute_dtype)
+        elif node.op == "call_function":
+            environment[node] = _call(node, environment, registry, builder)
+        elif node.op == "output":
+            program.outputs = [environment[n] for n in captured.outputs]
+        else:
+            raise Refused(f"graph node {node.op} {node.target}")
+    return _without_dead_code(program)
+
+
+def _placeholder(node, captured, program: Program, compute_dtype) -> Value:
+    val = node.meta["val"]
+    weight = captured.weights.get(node)
+    name = captured.structure.names[captured.inputs[node]] if weight is None else weight.name
+    value = Value(re.sub(r"\W", "_", name), tuple(val.shape), compute_dtype(val.dtype))
+    if weight is None:
+        program.inputs.append(value)
+        return value
+    program.weights.append((value, weight.tensor))
+    if weight.constant:
+        program.constants.add(value)
+    return value
+
+
+def _call(node, environment, registry: Registry, builder: Builder):
+    if node.target is operator.getitem:
+        return environment[node.args[0]][node.args[1]]
+    lowering = registry.lowering(node.target, builder.target)
+    if lowering is None:
+        raise Refused(f"no lowering for {describe(node.target)}; {HOW_TO_ADD}")
+    builder.out = _spec(node.meta.get("val"), builder.compute_dtype)
+    builder.origin = _origin(node)
+    args = arguments(node.target, node.args, node.kwargs, environment)
+    try:
+        result = lowering.function(builder, *args)
+    except Unsupported as error:
+        raise Refused(f"{describe(node.target)} with {error} is not lowered; {HOW_TO_ADD}") from error
+    _check(node, result, builder)
+    return result
+
+
+def arguments(op, args, kwargs, environment) -> list:
+    """The arguments in schema order with defaults filled in, graph nodes replaced by their values."""
+    import torch
+
+    def resolve(a):
+        if isinstance(a, torch.fx.Node):
+            return environment[a]
+        if isinstance(a, (list, tuple)):
+            return [resolve(x) for x in a]
+        return a
+
+    filled = []
+    for i, argument in enumerate(op._schema.arguments):
+        if i < len(args):
+            filled.append(resolve(args[i]))
+        elif argument.name in kwargs:
+            filled.append(resolve(kwargs[argument.name]))
+        elif argument.has_default_value():
+            filled.append(argument.default_value)
+        else:
+            raise Refused(f"{op} is called without {argument.name}")
+    return filled
+
+
+def _spec(val, compute_dtype):
+    """(shape, dtype) of a node's result as a Value without a name, or a list of them."""
+    if isinstance(val, (list, tuple)):
+        return [_spec(v, compute_dtype) for v in val]
+    if val is None or not hasattr(val, "dtype"):
+        return None
+    return Value("", tuple(val.shape), compute_dtype(val.dtype))
+
+
+def _check(node, result, builder: Builder) -> None:
+    """A lowering whose result is not what torch infers is a bug of the lowering: never run it."""
+    wanted, got = builder.out, result
+    if isinstance(wanted, Value):
+        wanted, got = [wanted], [result]
+    for w, g in zip(wanted or [], got):
+        if w is not None and g is not None and (w.shape, w.dtype) != (g.shape, g.dtype):
+            raise Refused(
+                f"the lowering of {node.target} returned {g.dtype}{list(g.shape)}, torch says {w.dtype}{list(w.shape)}"
+            )
+
+
+def describe(op) -> str:
+    """ATen overload with its schema."""
+    schema = getattr(op, "_schema", None)
+    return f"{op} ({schema})" if schema is not None else str(op)
+
+
+def _origin(node) -> str:
+    """Where the node comes from in the upstream module, for the comments of the generated source."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next(reversed(stack.values()))[0] if stack else ""
+    path = re.sub(r"^.*?component\.?", "", path) if isinstance(path, str) else ""
+    return f"{path}: {node.target}" if path else str(node.target)
+
+
+def _without_dead_code(program: Program) -> Program:
+    live = {id(v) for v in program.outputs}
+    kept = []
+    for instruction in reversed(program.instructions):
+        if any(id(v) in live for v in instruction.outputs):
+            kept.append(instruction)
+            live.update(id(v) for v in values_in(instruction.args))
+    program.instructions = kept[::-1]
+    program.weights = [(v, t) for v, t in program.weights if id(v) in live]
+    return program
+
+
+def values_in(args):
+    """All Values in nested arguments."""
+    for a in args:
+        if isinstance(a, Value):
+            yield a
+        elif isinstance(a, (list, tuple)):
+            yield from values_in(a)

@@ -1,0 +1,70 @@
+"""Normalisations."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..errors import Unsupported
+from . import Family
+from .samples import t
+
+aten = torch.ops.aten
+family = Family()
+lowers = family.lowers
+_p = t(6, weight=True)
+
+
+@lowers(aten.group_norm.default, samples=[(t(2, 6, 4, 5), 3, _p, _p), (t(2, 6, 4), 2), (t(2, 6, 4, 5), 1, _p, _p, 1e-3)])
+def group_norm(b, x, groups, weight, bias, eps, cudnn_enabled):
+    """Wu & He, arXiv 1803.08494."""
+    weight = b.full((x.shape[1],), 1, x.dtype) if weight is None else weight
+    bias = b.full((x.shape[1],), 0, x.dtype) if bias is None else bias
+    return b.call("mint.nn.functional.group_norm", x, groups, weight, bias, eps)
+
+
+@lowers(aten.layer_norm.default, samples=[(t(2, 3, 6), [6], _p, _p), (t(2, 3, 6), [3, 6]), (t(2, 3, 6), [6], _p, None, 1e-3)])
+def layer_norm(b, x, normalized_shape, weight, bias, eps, cudnn_enable):
+    """Ba et al., arXiv 1607.06450."""
+    shape = tuple(normalized_shape)
+    weight = b.full(shape, 1, x.dtype) if weight is None else weight
+    bias = b.full(shape, 0, x.dtype) if bias is None else bias
+    axis = x.rank - len(shape)
+    moments = x.shape[:axis] + (1,) * len(shape)
+    outputs = [(x.shape, x.dtype), (moments, "float32"), (moments, "float32")]
+    attributes = {"begin_norm_axis": axis, "begin_params_axis": axis, "epsilon": eps}
+    return b.call_many("LayerNorm", x, weight, bias, outputs=outputs, **attributes)[0]
+
+
+@lowers(aten.rms_norm.default, samples=[(t(2, 3, 6), [6], _p, 1e-6), (t(2, 3, 6), [6])])
+def rms_norm(b, x, normalized_shape, weight, eps):
+    """Zhang & Sennrich, arXiv 1910.07467."""
+    axes = range(x.rank - len(normalized_shape), x.rank)
+    eps = torch.finfo(torch.float32).eps if eps is None else eps
+    mean = b.reduce("ReduceMean", b.mul(x, x), list(axes), True)
+    y = b.mul(x, b.unary("Rsqrt", b.add(mean, eps)))
+    return y if weight is None else b.mul(y, weight)
+
+
+@lowers(
+    aten.batch_norm.default,
+    samples=[(t(2, 6, 4, 5), _p, _p, t(6), t(6, kind="positive"), False, 0.1, 1e-5, False)],
+)
+def batch_norm(b, x, weight, bias, mean, variance, training, momentum, eps, cudnn_enabled):
+    """Ioffe & Szegedy, arXiv 1502.03167, with running statistics."""
+    if training:
+        raise Unsupported("training=True")
+    column = (1, x.shape[1]) + (1,) * (x.rank - 2)
+    y = b.mul(b.sub(x, b.reshape(mean, column)), b.unary("Rsqrt", b.add(b.reshape(variance, column), eps)))
+    y = y if weight is None else b.mul(y, b.reshape(weight, column))
+    return y if bias is None else b.add(y, b.reshape(bias, column))
+
+
+@lowers(aten.instance_norm.default, samples=[(t(2, 6, 4, 5), _p, _p, None, None, True, 0.1, 1e-5, False)])
+def instance_norm(b, x, weight, bias, mean, variance, use_input_stats, momentum, eps, cudnn_enabled):
+    """Ulyanov et al., arXiv 1607.08022: group norm with a group a channel."""
+    if not use_input_stats:
+        raise Unsupported("use_input_stats=False")
+    flat = b.reshape(x, x.shape[:2] + (math.prod(x.shape[2:]),))
+    return b.reshape(group_norm(b, flat, x.shape[1], weight, bias, eps, False), x.shape)

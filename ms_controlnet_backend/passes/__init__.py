@@ -1,0 +1,32 @@
+"""Passes over the captured ATen graph, one a file; each changes a ``torch.fx.GraphModule`` in place."""
+
+from __future__ import annotations
+
+from ..capture import CapturedWeight
+from ..hookspecs import Pass, hookimpl
+
+
+@hookimpl
+def register_passes():
+    from .drop_no_ops import drop_no_ops
+    from .fold_constants import fold_constants
+    from .merge_duplicates import merge_duplicates
+
+    return [
+        Pass("drop_no_ops", drop_no_ops, order=10),
+        Pass("fold_constants", fold_constants, order=20),
+        Pass("merge_duplicates", merge_duplicates, order=30),
+    ]
+
+
+def run(captured, passes) -> None:
+    """Run the passes in order, then drop dead nodes. Inputs and outputs of the graph keep their places."""
+    for p in passes:
+        p.function(captured.graph_module)
+    captured.graph.eliminate_dead_code()
+    output = next(n for n in captured.graph.nodes if n.op == "output")
+    captured.outputs = list(output.args[0])
+    for name, tensor in getattr(captured.graph_module, "folded", {}).items():
+        node = next((n for n in captured.graph.nodes if n.op == "placeholder" and n.name == name), None)
+        if node is not None:
+            captured.weights[node] = CapturedWeight(name, tensor, constant=True)

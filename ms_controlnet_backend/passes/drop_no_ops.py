@@ -1,0 +1,31 @@
+"""Drops nodes that change nothing: assertions without users, and copies of a functional graph."""
+
+from __future__ import annotations
+
+import torch
+
+aten = torch.ops.aten
+COPIES = {
+    aten.contiguous.default,
+    aten.clone.default,
+    aten.alias.default,
+    aten.detach.default,
+    aten.detach_.default,
+    aten.lift_fresh.default,
+    aten.lift_fresh_copy.default,
+    aten.to.device,
+}
+ASSERTIONS = {aten._assert_tensor_metadata.default}
+
+
+def drop_no_ops(graph_module) -> None:
+    for node in list(graph_module.graph.nodes):
+        if node.target in ASSERTIONS:
+            graph_module.graph.erase_node(node)
+        elif node.target in COPIES and _same_dtype(node):
+            node.replace_all_uses_with(node.args[0])
+            graph_module.graph.erase_node(node)
+
+
+def _same_dtype(node) -> bool:
+    return node.meta["val"].dtype == node.args[0].meta["val"].dtype

@@ -1,0 +1,1 @@
+"""Running compiled components: targets, weights, executables, freshness."""

@@ -1,0 +1,141 @@
+"""The life of one intercepted module: which graph answers a call, and is that graph still true."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+import torch
+
+from ..capture import capture
+from ..errors import Refused
+from ..hookspecs import Options, Site
+from ..plugins import manager, registry
+from ..signature import Arguments
+from . import executable
+from .snapshot import Snapshot
+from .source_cache import SourceCache
+from .target import Target
+from .weights import WeightStore, version_of
+
+logger = logging.getLogger(__name__)
+
+
+class MindSporeEngine:
+    """Compiles and runs sites on one device. One per set of options."""
+
+    def __init__(self, target: Target, options: Options):
+        self.target = target
+        self.options = options
+        self.store = WeightStore(target)
+        self.cache = SourceCache(options.cache_dir)
+        self._components: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def component(self, site: Site) -> Component:
+        with self._lock:
+            if site.module not in self._components:
+                self._components[site.module] = Component(site.label, site.scalars, site.module, self)
+            return self._components[site.module]
+
+    def describe(self) -> str:
+        return f"MindSpore on {self.target.device}"
+
+
+class Component:
+    """Replaces one module's forward: ``component(original_forward, args, kwargs)``.
+
+    LIVE: the graph of this signature is used as it is. REFRESH: weights changed in place; converted ones are converted
+    again. RECAPTURE: the structure changed; all graphs of the module are dropped.
+    """
+
+    def __init__(self, label: str, scalars, module, engine: MindSporeEngine):
+        self.label = label
+        self._scalars = scalars
+        self._module = weakref.ref(module)  # the engine's table is keyed by it
+        self._engine = engine
+        self._arguments: Arguments | None = None
+        self._graphs: dict[tuple, executable.Executable] = {}
+        self._refused: dict[tuple, Refused] = {}
+        self._snapshot: Snapshot | None = None
+        self._busy = threading.RLock()
+        self._local = threading.local()
+
+    def __call__(self, original: Callable, args: tuple, kwargs: dict):
+        if getattr(self._local, "tracing", False):  # upstream's forward calls itself while it is captured
+            return original(*args, **kwargs)
+        try:
+            structure, tensors = self._split(original, args, kwargs)
+            if self._wants_gradients(tensors):
+                raise Refused("gradients are enabled and wanted (run under torch.no_grad() for inference)")
+            with self._busy:
+                graph = self._graph(structure.key)
+                if graph is not None:
+                    return graph(tensors)
+                return self._compile(original, structure, tensors)
+        except Refused as refusal:
+            if self._engine.options.strict:
+                raise
+            warn_once(f"{self.label} stays on torch: {refusal}")
+        return original(*args, **kwargs)
+
+    def _split(self, original, args, kwargs):
+        if self._arguments is None:
+            self._arguments = Arguments(original, self._scalars)
+        return self._arguments.split(args, kwargs)
+
+    def _wants_gradients(self, tensors) -> bool:
+        if not torch.is_grad_enabled():
+            return False
+        return any(t.requires_grad for t in tensors) or any(p.requires_grad for p in self._module().parameters())
+
+    def _graph(self, key):
+        """The graph of this signature if there is one and it is true; raises the Refused of an earlier attempt."""
+        if self._snapshot is not None and not self._snapshot.same():
+            logger.info("%s changed its structure: captured again", self.label)
+            for graph in self._graphs.values():
+                for weight in graph.weights:  # changes by way of `.data` have no version
+                    weight.refresh(force=True)
+            self._graphs.clear()
+            self._refused.clear()
+            self._snapshot = None
+        if key in self._refused:
+            raise self._refused[key]
+        graph = self._graphs.get(key)
+        if graph is not None:
+            for weight in graph.weights:
+                weight.refresh()
+        return graph
+
+    def _compile(self, original, structure, tensors):
+        """Capture, compile and run."""
+        engine = self._engine
+        started = time.perf_counter()
+        try:
+            self._local.tracing = True
+            try:
+                captured = capture(self.label, self._module(), original, structure, tensors)
+            finally:
+                self._local.tracing = False
+            capture_s = time.perf_counter() - started
+            graph, output = executable.build(captured, tensors, registry(), engine.target, engine.store, engine.cache)
+        except Refused as refusal:
+            self._snapshot = self._snapshot or Snapshot(self._module())
+            self._refused[structure.key] = refusal
+            raise
+        # taken after the capture: some forwards change their own module the first time they run
+        self._snapshot = self._snapshot or Snapshot(self._module())
+        self._graphs[structure.key] = graph
+        graph.event.capture_s = capture_s
+        logger.info("%s compiled: capture %.1f s, MindSpore %.1f s", self.label, capture_s, graph.event.compile_s)
+        manager().hook.component_compiled(event=graph.event)
+        return output
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    logger.warning(message)

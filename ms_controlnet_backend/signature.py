@@ -1,0 +1,102 @@
+"""A call's arguments → the tensors in them, and a hashable key of everything else.
+
+Two calls with equal keys run the same compiled graph, so every argument takes part: a tensor by shape and dtype,
+anything else by value. An argument that can be neither is refused, never dropped.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .errors import Refused
+
+_PLAIN = (int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device)
+_T = object()  # marks the place of a tensor in a template
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Where the tensors of a call sit. key: hashable. names: one a tensor, e.g. ``added_cond_kwargs_time_ids``."""
+
+    key: tuple
+    names: tuple[str, ...]
+    template: Any
+
+    def rebuild(self, tensors: Sequence) -> dict[str, Any]:
+        """The keyword arguments with these tensors in their places."""
+        it = iter(tensors)
+        return {name: _fill(value, it) for name, value in self.template.items()}
+
+
+class Arguments:
+    """Splits the calls of one forward function.
+
+    scalars: arguments whose Python numbers and 0-d tensors are fed as 0-d float32 tensors.
+    """
+
+    def __init__(self, forward: Callable, scalars: Sequence[str] = ()):
+        self._signature = inspect.signature(forward)
+        self._scalars = scalars
+        self._variadic = {p.name: p.kind for p in self._signature.parameters.values() if p.kind in (2, 4)}
+
+    def split(self, args: tuple, kwargs: dict) -> tuple[Structure, list[torch.Tensor]]:
+        """(structure, tensors in its order). Raises TypeError as the function itself would, Refused for an argument
+        that is neither tensor nor plain value."""
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        call = dict(bound.arguments)
+        for name, kind in self._variadic.items():
+            rest = call.pop(name)
+            if kind == inspect.Parameter.VAR_KEYWORD:
+                call.update(rest)
+            elif rest:
+                raise Refused(f"positional arguments *{name}")
+        for name in self._scalars:
+            call[name] = _as_scalar(call.get(name))
+        names: list[str] = []
+        tensors: list[torch.Tensor] = []
+        key, template = [], {}
+        for name, value in call.items():
+            k, template[name] = _flatten(name, value, names, tensors)
+            key.append((name, k))
+        return Structure(tuple(key), tuple(names), template), tensors
+
+
+def _as_scalar(value):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return torch.tensor(float(value), dtype=torch.float32)
+    if isinstance(value, torch.Tensor) and value.ndim == 0 and value.dtype is not torch.float32:
+        return value.to(torch.float32)
+    return value
+
+
+def _flatten(path: str, value, names: list, tensors: list):
+    """(key, template) of one value; its tensors are appended."""
+    if isinstance(value, torch.Tensor):
+        names.append(path)
+        tensors.append(value)
+        return ("tensor", value.dtype, tuple(value.shape)), _T
+    if isinstance(value, _PLAIN):
+        return (type(value), repr(value) if isinstance(value, float) else value), value
+    if type(value) in (list, tuple):
+        parts = [_flatten(f"{path}_{i}", v, names, tensors) for i, v in enumerate(value)]
+        return (type(value), *(k for k, _ in parts)), type(value)(t for _, t in parts)
+    if isinstance(value, dict) and all(isinstance(k, str) for k in value):
+        parts = {k: _flatten(f"{path}_{k}", v, names, tensors) for k, v in value.items()}
+        return (dict, *((k, p[0]) for k, p in parts.items())), {k: p[1] for k, p in parts.items()}
+    raise Refused(f"argument {path!r} of type {type(value).__name__} is neither tensor nor plain value")
+
+
+def _fill(template, it):
+    if template is _T:
+        return next(it)
+    if type(template) in (list, tuple):
+        return type(template)(_fill(t, it) for t in template)
+    if isinstance(template, dict):
+        return {k: _fill(t, it) for k, t in template.items()}
+    return template
