@@ -50,19 +50,15 @@ class Captured:
 
 
 class _Flat(torch.nn.Module):
-    """Flat tensors in, flat tensors out; remembers how to rebuild the output."""
+    """Flat tensors in, flat tensors out. call: the function traced; the component is here for its weights only."""
 
-    def __init__(self, component, forward, structure: Structure):
+    def __init__(self, component, call: Callable):
         super().__init__()
         self.component = component
-        self._forward, self._structure = [forward], structure
-        self.spec = self.constants = None
+        self._call = (call,)
 
     def forward(self, *tensors):
-        out = self._forward[0](**self._structure.rebuild(tensors))
-        leaves, self.spec = pytree.tree_flatten(out)
-        self.constants = [None if isinstance(x, torch.Tensor) else _Constant(x) for x in leaves]
-        return tuple(x for x in leaves if isinstance(x, torch.Tensor))
+        return self._call[0](tensors)
 
 
 @dataclass
@@ -80,10 +76,15 @@ def capture(name: str, component, forward: Callable, structure: Structure, tenso
     hooked = [n for n, m in component.named_modules() if n and (m._forward_hooks or m._forward_pre_hooks)]
     if hooked:
         raise Refused(f"forward hooks on {hooked[0]!r} must see every call")
-    flat = _Flat(component, forward, structure)
-    examples = tuple(torch_export.example(t) for t in tensors)
+    recorded: dict = {}  # export puts attributes back that a forward assigns, so the output's structure is kept here
+
+    def call(tensors):
+        leaves, recorded["spec"] = pytree.tree_flatten(forward(**structure.rebuild(tensors)))
+        recorded["constants"] = [None if isinstance(x, torch.Tensor) else _Constant(x) for x in leaves]
+        return tuple(x for x in leaves if isinstance(x, torch.Tensor))
+
     try:
-        exported = torch_export.export(flat, examples)
+        exported = torch_export.export(_Flat(component, call), tuple(torch_export.example(t) for t in tensors))
     except Exception as error:  # noqa: BLE001 - whatever upstream's code or torch.export raises
         raise Refused(f"torch.export failed: {type(error).__name__}: {_first_line(error)}") from error
     inputs, weights, outputs = torch_export.signature(exported)
@@ -96,7 +97,7 @@ def capture(name: str, component, forward: Callable, structure: Structure, tenso
         inputs={nodes[p]: i for i, p in enumerate(inputs)},
         weights={nodes[p]: _weight(component, path, tensor) for p, (path, tensor) in weights.items()},
         outputs=[nodes[o] for o in outputs],
-        rebuild=_rebuilder(flat.spec, flat.constants),
+        rebuild=_rebuilder(recorded["spec"], recorded["constants"]),
     )
 
 

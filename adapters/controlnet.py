@@ -1,0 +1,19 @@
+"""ControlNets, single and multiple (Zhang et al., arXiv 2302.05543; diffusers/models/controlnets/)."""
+
+from ..hookspecs import Adapter, Site
+from .matching import named
+
+_multiple = named("MultiControlNetModel", "MultiControlNetUnionModel")
+
+
+def _sites(component, name):
+    if _multiple(component):  # upstream sums the residuals of its nets; each net is compiled
+        return [site for i, net in enumerate(component.nets) for site in _sites(net, f"{name}.nets.{i}")]
+    return [Site(name, component, scalars=("timestep", "conditioning_scale"))]
+
+
+ADAPTER = Adapter(
+    "controlnet",
+    named("ControlNetModel", "ControlNetUnionModel", "MultiControlNetModel", "MultiControlNetUnionModel"),
+    _sites,
+)

@@ -1,0 +1,10 @@
+"""CLIP vision encoders, which IP-Adapter uses (transformers/models/clip/modeling_clip.py)."""
+
+from ..hookspecs import Adapter, Site
+from .matching import named
+
+ADAPTER = Adapter(
+    "image_encoder",
+    named("CLIPVisionModel", "CLIPVisionModelWithProjection"),
+    lambda encoder, name: [Site(name, encoder)],
+)

@@ -1,0 +1,10 @@
+"""CLIP text encoders (transformers/models/clip/modeling_clip.py)."""
+
+from ..hookspecs import Adapter, Site
+from .matching import named
+
+ADAPTER = Adapter(
+    "text_encoder",
+    named("CLIPTextModel", "CLIPTextModelWithProjection"),
+    lambda encoder, name: [Site(name, encoder)],
+)

@@ -1,0 +1,10 @@
+"""The denoiser of Stable Diffusion 1, 2 and XL (diffusers/models/unets/unet_2d_condition.py)."""
+
+from ..hookspecs import Adapter, Site
+from .matching import named
+
+ADAPTER = Adapter(
+    "unet",
+    named("UNet2DConditionModel"),
+    lambda unet, name: [Site(name, unet, scalars=("timestep",))],
+)

@@ -1,0 +1,211 @@
+"""``enable``, ``disable`` and ``using``: which backend runs the components of which pipelines."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import logging
+import threading
+import weakref
+
+from . import plugins
+from .compat import diffusers_pipelines, mindspore_runtime
+from .hookspecs import Engine, Options, Site
+from .intercept import Interceptor
+
+logger = logging.getLogger(__name__)
+
+_lock = threading.RLock()
+_interceptor = Interceptor()
+_override: contextvars.ContextVar[Engine | None] = contextvars.ContextVar("ms_controlnet_engine", default=None)
+_engines: dict[tuple, Engine] = {}  # built once, kept while enabled: they hold the compiled graphs
+
+
+class _State:
+    """everywhere: the engine of all pipelines, or None. single: engines of pipelines enabled one by one.
+    excluded: pipelines taken out by ``disable(pipe)``."""
+
+    def __init__(self):
+        self.everywhere: Engine | None = None
+        self.single: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+        self.excluded: weakref.WeakSet = weakref.WeakSet()
+        self.original_setattr = None
+
+    def engine(self, pipeline) -> Engine | None:
+        if pipeline in self.single:
+            return self.single[pipeline]
+        return None if pipeline in self.excluded else self.everywhere
+
+
+_state = _State()
+
+
+def enable(pipe=None, *, backend: str = "mindspore", device: str | None = None, strict: bool = False,
+           cache_dir: str | None = None) -> None:  # fmt: skip
+    """Run the heavy components of diffusers pipelines on a backend.
+
+    pipe: a pipeline; None: every pipeline, built before or after this call.
+    backend: ``"mindspore"``, ``"torch"`` or one that a plugin registered.
+    device: ``"cpu"`` or ``"ascend"``; None: Ascend where there is one, else CPU.
+    strict: raise :class:`~ms_controlnet_backend.errors.Refused` where a component cannot be compiled. Without it the
+        component stays on torch and one warning says which, why and what to do.
+    cache_dir: folder of the generated MindSpore sources; None: ``$MS_CONTROLNET_CACHE`` or the user's cache folder.
+
+    Calling it again changes nothing, or changes the options if they are others. Undone by :func:`disable`.
+    Raises UnknownBackend, UnknownDevice, DeviceUnavailable, UnsupportedVersion, or TypeError if ``pipe`` is no pipeline.
+    """
+    with _lock:
+        if pipe is not None and not diffusers_pipelines.is_pipeline(pipe):
+            raise TypeError(f"enable(pipe) needs a diffusers pipeline, got {type(pipe).__name__}")
+        engine = _engine(backend, Options(mindspore_runtime.canonical_device(device), strict, cache_dir))
+        if pipe is None:
+            _state.everywhere = engine
+            _state.excluded.clear()
+        else:
+            _state.single[pipe] = engine
+            _state.excluded.discard(pipe)
+        _watch()
+        for pipeline in diffusers_pipelines.pipelines() if pipe is None else [pipe]:
+            _bind(pipeline)
+
+
+def disable(pipe=None) -> None:
+    """Back to plain torch: nothing of this package is left on the pipeline, its modules, diffusers or torch.
+
+    pipe: a pipeline; its components, also where another pipeline shares them; None: everything.
+    """
+    with _lock:
+        if pipe is None:
+            _interceptor.detach_all()
+            _state.everywhere = None
+            _state.single.clear()
+            _state.excluded.clear()
+            _unwatch()
+            _engines.clear()
+            return
+        if not diffusers_pipelines.is_pipeline(pipe):
+            raise TypeError(f"disable(pipe) needs a diffusers pipeline, got {type(pipe).__name__}")
+        for component in diffusers_pipelines.components(pipe).values():
+            for site in _sites(component, ""):
+                _interceptor.detach(site.module)
+        _state.single.pop(pipe, None)
+        if _state.everywhere is not None:
+            _state.excluded.add(pipe)
+        elif not _state.single:
+            _unwatch()
+
+
+@contextlib.contextmanager
+def using(backend: str, *, device: str | None = None, strict: bool = False, cache_dir: str | None = None):
+    """Run the pipeline calls of this thread on a backend, inside the ``with`` block; for A/B in one process.
+
+    Compiled graphs are kept from block to block until :func:`disable`. Raises as :func:`enable` does.
+    """
+    with _lock:
+        options = Options(mindspore_runtime.canonical_device(device), strict, cache_dir)
+        engine = _engine(backend, options)
+        temporary = _state.everywhere is None
+        if temporary:  # pipelines that are not enabled otherwise run on torch outside the block
+            _state.everywhere = _engine("torch", Options())
+            _watch()
+            for pipeline in diffusers_pipelines.pipelines():
+                _bind(pipeline)
+    token = _override.set(engine)
+    try:
+        yield
+    finally:
+        _override.reset(token)
+        with _lock:
+            if temporary and _state.everywhere is not None:
+                _end_temporary()
+
+
+def _end_temporary() -> None:
+    _state.everywhere = None
+    _interceptor.detach_all()
+    if _state.single:
+        for pipeline in list(_state.single):
+            _bind(pipeline)
+    else:
+        _unwatch()
+
+
+def _engine(backend: str, options: Options) -> Engine:
+    entry = plugins.registry().backend(backend)
+    key = (backend, options)
+    if key not in _engines:
+        _engines[key] = entry.build(options)
+        logger.info("backend %s: %s", backend, _engines[key].describe())
+    return _engines[key]
+
+
+# -- components entering pipelines ---------------------------------------------------------------------------------
+
+
+def _watch() -> None:
+    """Bind whatever is assigned to a pipeline from now on."""
+    cls = diffusers_pipelines.pipeline_class()
+    if _state.original_setattr is not None:
+        return
+    original = _state.original_setattr = cls.__setattr__
+
+    @functools.wraps(original)
+    def __setattr__(self, name, value):
+        original(self, name, value)
+        with _lock:
+            engine = _state.engine(self)
+            if engine is not None:
+                _bind_component(value, name, engine)
+
+    cls.__setattr__ = __setattr__
+
+
+def _unwatch() -> None:
+    if _state.original_setattr is not None:
+        diffusers_pipelines.pipeline_class().__setattr__ = _state.original_setattr
+        _state.original_setattr = None
+
+
+def _bind(pipeline) -> None:
+    engine = _state.engine(pipeline)
+    if engine is not None:
+        for name, component in diffusers_pipelines.components(pipeline).items():
+            _bind_component(component, name, engine)
+
+
+def _bind_component(component, name: str, engine: Engine) -> None:
+    for site in _sites(component, name):
+        _interceptor.attach(site.module, _Route(site, engine))
+
+
+def _sites(component, name: str) -> list[Site]:
+    import torch
+
+    if not isinstance(component, torch.nn.Module):
+        return []
+    adapter = plugins.registry().adapter(component)
+    if adapter is None:
+        _no_adapter(name, type(component).__name__)
+        return []
+    return list(adapter.sites(component, name))
+
+
+@functools.cache
+def _no_adapter(name: str, kind: str) -> None:
+    logger.warning("%s (%s) has no adapter and stays on torch; a plugin can add one (register_adapters)", name, kind)
+
+
+class _Route:
+    """The handler of an intercepted module: asks the engine in force."""
+
+    def __init__(self, site: Site, engine: Engine):
+        self.site = site
+        self.engine = engine
+
+    def __call__(self, original, args, kwargs):
+        engine = _override.get() or self.engine
+        component = engine.component(self.site)
+        if component is None:
+            return original(*args, **kwargs)
+        return component(original, args, kwargs)

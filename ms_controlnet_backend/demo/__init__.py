@@ -1,0 +1,1 @@
+"""``ms-controlnet demo``: a small ControlNet pipeline, unmodified scripts, and what they draw on both backends."""
