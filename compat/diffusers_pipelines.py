@@ -31,3 +31,13 @@ def components(pipeline) -> dict:
 
 def is_pipeline(o) -> bool:
     return issubclass(type(o), pipeline_class())
+
+
+def watching_hooks(module) -> list[str]:
+    """Submodules with forward hooks that must see every call (feature extractors, offloading). transformers' own
+    output recorders, which stay installed once used, are no such hooks: they are silent unless asked for outputs."""
+
+    def foreign(hooks) -> bool:
+        return any(not getattr(h, "__module__", "").startswith("transformers.") for h in hooks.values())
+
+    return [n for n, m in module.named_modules() if n and (foreign(m._forward_hooks) or foreign(m._forward_pre_hooks))]

@@ -15,6 +15,7 @@ _EXPORTS = {
     "enable": "binding",
     "disable": "binding",
     "using": "binding",
+    "stats": "binding",
     "hookimpl": "hookspecs",
     "hookspecs": None,
     "errors": None,

@@ -131,6 +131,20 @@ def _end_temporary() -> None:
         _unwatch()
 
 
+def stats() -> dict:
+    """Component label → :class:`~ms_controlnet_backend.runtime.component.Stats`, of all engines in use."""
+    total: dict = {}
+    for engine in list(_engines.values()):
+        for label, numbers in getattr(engine, "stats", dict)().items():
+            total[label] = total[label] + numbers if label in total else numbers
+    return total
+
+
+def device(backend: str = "mindspore", **options) -> str:
+    """What the backend runs on, in one line."""
+    return _engine(backend, Options(**options)).describe()
+
+
 def _engine(backend: str, options: Options) -> Engine:
     entry = plugins.registry().backend(backend)
     key = (backend, options)

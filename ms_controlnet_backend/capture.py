@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from .compat import torch_export
+from .compat import diffusers_pipelines, torch_export
 from .errors import Refused
 from .signature import Structure
 
@@ -73,7 +73,7 @@ def capture(name: str, component, forward: Callable, structure: Structure, tenso
     Raises Refused, with upstream's own error as its cause, where the module cannot be traced or is not functional.
     """
     # hooks inside the component may keep what they see (feature extractors do): never show them fake tensors
-    hooked = [n for n, m in component.named_modules() if n and (m._forward_hooks or m._forward_pre_hooks)]
+    hooked = diffusers_pipelines.watching_hooks(component)
     if hooked:
         raise Refused(f"forward hooks on {hooked[0]!r} must see every call")
     recorded: dict = {}  # export puts attributes back that a forward assigns, so the output's structure is kept here

@@ -9,6 +9,7 @@ import PIL.Image
 import torch
 
 SIZE = 64
+ZERO_CONVOLUTION = 1.0
 
 
 def randomise(module, seed: int, scale: float = 0.05):
@@ -30,7 +31,13 @@ def unet(seed=0, in_channels=4, **kwargs):
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=16, norm_num_groups=2, attention_head_dim=4,
     )  # fmt: skip
-    return randomise(UNet2DConditionModel(**config | kwargs), seed + 1)
+    unet = randomise(UNet2DConditionModel(**config | kwargs), seed + 1)
+    with torch.no_grad():  # a fresh UNet hardly listens to its text, and its output hardly moves the latents
+        unet.conv_out.weight.mul_(10)
+        for name, module in unet.named_modules():
+            if name.endswith("to_out.0"):
+                module.weight.mul_(6)
+    return unet
 
 
 def controlnet(seed=10, **kwargs):
@@ -42,7 +49,13 @@ def controlnet(seed=10, **kwargs):
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), cross_attention_dim=16, norm_num_groups=2,
         attention_head_dim=4, conditioning_embedding_out_channels=(4, 8),
     )  # fmt: skip
-    return randomise(ControlNetModel(**config | kwargs), seed + 1, scale=0.3)
+    net = randomise(ControlNetModel(**config | kwargs), seed + 1)
+    generator = torch.Generator().manual_seed(seed + 2)
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            if name.startswith(("controlnet_down_blocks", "controlnet_mid_block", "controlnet_cond_embedding.conv_out")):
+                p.copy_(torch.randn(p.shape, generator=generator) * ZERO_CONVOLUTION)
+    return net
 
 
 def vae(seed=20):

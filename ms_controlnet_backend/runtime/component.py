@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -45,6 +46,28 @@ class MindSporeEngine:
     def describe(self) -> str:
         return f"MindSpore on {self.target.device}"
 
+    def stats(self) -> dict[str, Stats]:
+        """Label → what this engine did for the component; components of one label are added up."""
+        total: dict[str, Stats] = {}
+        for component in list(self._components.values()):
+            total[component.label] = total.get(component.label, Stats()) + component.stats
+        return total
+
+
+@dataclass
+class Stats:
+    """calls: answered by a graph. seconds: in them, compilation not counted. compiles, compile_seconds: captures and
+    compilations, first run included. fallbacks: calls answered by torch."""
+
+    calls: int = 0
+    seconds: float = 0.0
+    compiles: int = 0
+    compile_seconds: float = 0.0
+    fallbacks: int = 0
+
+    def __add__(self, other: Stats) -> Stats:
+        return Stats(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
 
 class Component:
     """Replaces one module's forward: ``component(original_forward, args, kwargs)``.
@@ -64,6 +87,7 @@ class Component:
         self._snapshot: Snapshot | None = None
         self._busy = threading.RLock()
         self._local = threading.local()
+        self.stats = Stats()
 
     def __call__(self, original: Callable, args: tuple, kwargs: dict):
         if getattr(self._local, "tracing", False):  # upstream's forward calls itself while it is captured
@@ -74,12 +98,20 @@ class Component:
                 raise Refused("gradients are enabled and wanted (run under torch.no_grad() for inference)")
             with self._busy:
                 graph = self._graph(structure.key)
+                started = time.perf_counter()
+                self.stats.calls += 1
                 if graph is not None:
-                    return graph(tensors)
-                return self._compile(original, structure, tensors)
+                    output = graph(tensors)
+                    self.stats.seconds += time.perf_counter() - started
+                else:
+                    output = self._compile(original, structure, tensors)
+                    self.stats.compiles += 1
+                    self.stats.compile_seconds += time.perf_counter() - started
+            return output
         except Refused as refusal:
             if self._engine.options.strict:
                 raise
+            self.stats.fallbacks += 1
             warn_once(f"{self.label} stays on torch: {refusal}")
         return original(*args, **kwargs)
 

@@ -1,0 +1,88 @@
+"""The command ``ms-controlnet``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from . import __version__
+from .errors import BackendError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ms-controlnet", description="Unchanged diffusers scripts on MindSpore.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="run a script with the backend enabled")
+    run.add_argument("--device", help="cpu or ascend (default: ascend where there is one)")
+    run.add_argument("--backend", default="mindspore", help="mindspore, torch or a plugin's")
+    run.add_argument("--strict", action="store_true", help="fail where a component cannot be compiled")
+    run.add_argument("-v", "--verbose", action="store_true", help="say what is compiled")
+    run.add_argument("script", type=Path)
+    run.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own arguments")
+    run.set_defaults(function=_run)
+
+    demo = commands.add_parser("demo", help="draw pictures on torch and MindSpore and compare them; no network needed")
+    demo.add_argument("--output", type=Path, default=Path("ms-controlnet-demo"), help="folder of the pictures")
+    demo.add_argument("--prompt")
+    demo.add_argument("--control", type=Path, help="a picture whose edges control the drawing")
+    demo.add_argument("--steps", type=int, default=8)
+    demo.add_argument("--device")
+    demo.set_defaults(function=_demo)
+
+    doctor = commands.add_parser("doctor", help="versions, devices, what is missing and what to do")
+    doctor.add_argument("--device")
+    doctor.set_defaults(function=_doctor)
+    return parser
+
+
+def _run(options) -> int:
+    from .binding import enable
+    from .script import run_script
+
+    if not options.script.is_file():
+        print(f"ms-controlnet: no script {options.script}", file=sys.stderr)
+        return 2
+    if options.verbose:
+        logging.basicConfig()
+        logging.getLogger(__package__).setLevel(logging.INFO)
+    enable(backend=options.backend, device=options.device, strict=options.strict)
+    run_script(options.script, options.arguments)
+    return 0
+
+
+def _demo(options) -> int:
+    from .demo.run import run
+
+    if options.control and not options.control.is_file():
+        print(f"ms-controlnet: no picture {options.control}", file=sys.stderr)
+        return 2
+    return run(options.output, options.prompt, options.control, options.steps, options.device)
+
+
+def _doctor(options) -> int:
+    from .doctor import report
+
+    lines, problems = report(options.device)
+    print("\n".join(lines))
+    for problem in problems:
+        print(f"problem       {problem}")
+    print("all is well" if not problems else f"{len(problems)} problem(s)")
+    return 1 if problems else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code. Errors of this package are one line, others keep their traceback."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.function(options)
+    except BackendError as error:
+        print(f"ms-controlnet: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

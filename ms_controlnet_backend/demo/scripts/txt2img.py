@@ -1,0 +1,29 @@
+"""Text to image under an edge map."""
+
+import argparse
+
+import torch
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, UniPCMultistepScheduler
+from diffusers.utils import load_image
+
+parser = argparse.ArgumentParser()
+parser.add_argument("model")
+parser.add_argument("control")
+parser.add_argument("photo")
+parser.add_argument("output")
+parser.add_argument("--prompt", default="a house by the sea")
+parser.add_argument("--steps", type=int, default=8)
+args = parser.parse_args()
+
+controlnet = ControlNetModel.from_pretrained(args.model, subfolder="controlnet")
+pipe = StableDiffusionControlNetPipeline.from_pretrained(args.model, controlnet=controlnet)
+pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
+
+image = pipe(
+    args.prompt,
+    image=load_image(args.control),
+    negative_prompt="blurry",
+    num_inference_steps=args.steps,
+    generator=torch.Generator().manual_seed(0),
+).images[0]
+image.save(args.output)

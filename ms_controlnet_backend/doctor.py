@@ -1,0 +1,44 @@
+"""``ms-controlnet doctor``: versions, devices, what is missing and what to do."""
+
+from __future__ import annotations
+
+import platform
+
+from . import plugins
+from .compat import versions
+from .hookspecs import Options
+
+
+def report(device: str | None = None) -> tuple[list[str], list[str]]:
+    """(lines to show, problems found). Chooses no device and changes nothing."""
+    lines = [f"python        {platform.python_version()} on {platform.machine()}"]
+    problems = []
+    for name in versions.TESTED:
+        lines.append(f"{name:<13} {versions.installed(name) or 'missing'}")
+        problem = versions.problem(name)
+        if problem:
+            problems.append(problem)
+    for name in ("peft", "accelerate"):
+        lines.append(f"{name:<13} {versions.installed(name) or 'missing (optional)'}")
+    registry = plugins.registry()
+    for name, backend in sorted(registry.backends.items()):
+        probe = backend.probe(Options(device=device))
+        state = f"ready on {probe.device}" if probe.available else "not usable"
+        lines.append(f"backend       {name}: {state} ({probe.detail})")
+        if not probe.available:
+            problems.append(f"backend {name}: {probe.advice}")
+    lines.append(f"plugins       {', '.join(sorted(n for n, _ in plugins.manager().list_name_plugin()))}")
+    lines.append(f"adapters      {', '.join(sorted(a.name for a in registry.adapters))}")
+    lines.append(f"lowerings     {len(registry.lowerings)} ATen overloads")
+    lines.append(f"cache         {_cache()}")
+    return lines, problems
+
+
+def _cache() -> str:
+    import logging
+
+    from .runtime.source_cache import SourceCache, default_folder
+
+    logging.getLogger("ms_controlnet_backend.runtime.source_cache").setLevel(logging.ERROR)
+    cache = SourceCache()
+    return str(cache.folder) + ("" if cache.folder == default_folder() else f" ({default_folder()} is not writable)")
