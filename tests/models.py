@@ -62,13 +62,13 @@ def vae(seed=20):
     from diffusers import AutoencoderKL
 
     torch.manual_seed(seed)
-    return randomise(
-        AutoencoderKL(
-            block_out_channels=[8, 16], in_channels=3, out_channels=3, down_block_types=["DownEncoderBlock2D"] * 2,
-            up_block_types=["UpDecoderBlock2D"] * 2, latent_channels=4, norm_num_groups=2,
-        ),
-        seed + 1,
+    model = AutoencoderKL(
+        block_out_channels=[8, 16], in_channels=3, out_channels=3, down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2, latent_channels=4, norm_num_groups=2,
     )  # fmt: skip
+    with torch.no_grad():
+        model.encoder.conv_out.weight.mul_(8)  # a fresh encoder's latents drown in the noise added to them
+    return randomise(model, seed + 1)
 
 
 def text_encoder(seed=30, vocabulary=None):
