@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import threading
 import warnings
 
 import torch
 from torch.export.graph_signature import InputKind, OutputKind
 
 from ..errors import Refused
+
+_lock = threading.Lock()
+_METHODS = {name: getattr(torch.nn.Module, name) for name in ("__call__", "__getattr__")}
 
 
 def example(t: torch.Tensor) -> torch.Tensor:
@@ -22,12 +28,35 @@ def export(module: torch.nn.Module, examples: tuple):
     Non-strict export leaves ``linear``, ``conv2d``, ``scaled_dot_product_attention`` … whole, and in-place operators as
     they are; only a graph that has such is decomposed (it doubles the time).
     """
-    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+    with _lock, warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")
         exported = torch.export.export(module, examples, strict=False)
         if any(_mutates(n) for n in exported.graph.nodes):
             exported = exported.run_decompositions({})
     return exported
+
+
+@contextlib.contextmanager
+def only_this_thread():
+    """To be entered while tracing: export replaces these methods of ``torch.nn.Module`` for the whole process, and a
+    module called by another thread meanwhile would end up in the graph. Other threads get the plain methods."""
+    tracing = threading.get_ident()
+    patched = {name: getattr(torch.nn.Module, name) for name in _METHODS}
+
+    def choose(traced, plain):
+        @functools.wraps(plain)
+        def method(self, *args, **kwargs):
+            return (traced if threading.get_ident() == tracing else plain)(self, *args, **kwargs)
+
+        return method
+
+    for name, plain in _METHODS.items():
+        setattr(torch.nn.Module, name, choose(patched[name], plain))
+    try:
+        yield
+    finally:
+        for name, method in patched.items():
+            setattr(torch.nn.Module, name, method)
 
 
 def _mutates(node) -> bool:

@@ -67,7 +67,7 @@ class _Constant:
 
 
 def capture(name: str, component, forward: Callable, structure: Structure, tensors: list) -> Captured:
-    """Trace ``forward(**structure.rebuild(tensors))``, a method of ``component``.
+    """Trace ``forward`` of ``component``, called with the structure's arguments.
 
     name: for the generated source. tensors: examples; only their shapes and dtypes count.
     Raises Refused, with upstream's own error as its cause, where the module cannot be traced or is not functional.
@@ -79,7 +79,10 @@ def capture(name: str, component, forward: Callable, structure: Structure, tenso
     recorded: dict = {}  # export puts attributes back that a forward assigns, so the output's structure is kept here
 
     def call(tensors):
-        leaves, recorded["spec"] = pytree.tree_flatten(forward(**structure.rebuild(tensors)))
+        args, kwargs = structure.rebuild(tensors)
+        with torch_export.only_this_thread():
+            out = forward(*args, **kwargs)
+        leaves, recorded["spec"] = pytree.tree_flatten(out)
         recorded["constants"] = [None if isinstance(x, torch.Tensor) else _Constant(x) for x in leaves]
         return tuple(x for x in leaves if isinstance(x, torch.Tensor))
 

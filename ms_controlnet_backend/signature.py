@@ -27,10 +27,9 @@ class Structure:
     names: tuple[str, ...]
     template: Any
 
-    def rebuild(self, tensors: Sequence) -> dict[str, Any]:
-        """The keyword arguments with these tensors in their places."""
-        it = iter(tensors)
-        return {name: _fill(value, it) for name, value in self.template.items()}
+    def rebuild(self, tensors: Sequence) -> tuple[tuple, dict[str, Any]]:
+        """The (args, kwargs) with these tensors in their places."""
+        return _fill(self.template, iter(tensors))
 
 
 class Arguments:
@@ -42,29 +41,32 @@ class Arguments:
     def __init__(self, forward: Callable, scalars: Sequence[str] = ()):
         self._signature = inspect.signature(forward)
         self._scalars = scalars
-        self._variadic = {p.name: p.kind for p in self._signature.parameters.values() if p.kind in (2, 4)}
+        kinds = {p.kind: p.name for p in self._signature.parameters.values()}
+        self._more_positional = kinds.get(inspect.Parameter.VAR_POSITIONAL)
+        self._more_keywords = kinds.get(inspect.Parameter.VAR_KEYWORD)
 
     def split(self, args: tuple, kwargs: dict) -> tuple[Structure, list[torch.Tensor]]:
         """(structure, tensors in its order). Raises TypeError as the function itself would, Refused for an argument
         that is neither tensor nor plain value."""
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        call = dict(bound.arguments)
-        for name, kind in self._variadic.items():
-            rest = call.pop(name)
-            if kind == inspect.Parameter.VAR_KEYWORD:
-                call.update(rest)
-            elif rest:
-                raise Refused(f"positional arguments *{name}")
+        arguments = bound.arguments
         for name in self._scalars:
-            call[name] = _as_scalar(call.get(name))
+            for holder in (arguments, arguments.get(self._more_keywords, {})):
+                if name in holder:
+                    holder[name] = _as_scalar(holder[name])
+        if self._more_positional is None:  # by name, however they were given
+            args, kwargs = (), dict(arguments)
+            kwargs.update(kwargs.pop(self._more_keywords, {}))
+        else:
+            args, kwargs = bound.args, bound.kwargs
         names: list[str] = []
         tensors: list[torch.Tensor] = []
-        key, template = [], {}
-        for name, value in call.items():
-            k, template[name] = _flatten(name, value, names, tensors)
-            key.append((name, k))
-        return Structure(tuple(key), tuple(names), template), tensors
+        parts = [_flatten(f"argument_{i}", value, names, tensors) for i, value in enumerate(args)]
+        named = {name: _flatten(name, value, names, tensors) for name, value in kwargs.items()}
+        key = tuple(k for k, _ in parts) + tuple((name, k) for name, (k, _) in named.items())
+        template = (tuple(t for _, t in parts), {name: t for name, (_, t) in named.items()})
+        return Structure(key, tuple(names), template), tensors
 
 
 def _as_scalar(value):
