@@ -84,9 +84,7 @@ class _Names(dict):
 
 def _primitive(instruction, primitives: dict[str, str]) -> str:
     positional = POSITIONAL.get(instruction.callee, ())
-    attributes = ", ".join(
-        repr(v) if k in positional else f"{k}={v!r}" for k, v in instruction.attributes.items()
-    )
+    attributes = ", ".join(repr(v) if k in positional else f"{k}={v!r}" for k, v in instruction.attributes.items())
     constructor = f"{instruction.callee}({attributes})"
     if constructor not in primitives:
         taken = sum(1 for known in primitives if known.startswith(f"{instruction.callee}("))

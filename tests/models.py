@@ -53,7 +53,9 @@ def controlnet(seed=10, **kwargs):
     generator = torch.Generator().manual_seed(seed + 2)
     with torch.no_grad():
         for name, p in net.named_parameters():
-            if name.startswith(("controlnet_down_blocks", "controlnet_mid_block", "controlnet_cond_embedding.conv_out")):
+            if name.startswith(
+                ("controlnet_down_blocks", "controlnet_mid_block", "controlnet_cond_embedding.conv_out")
+            ):
                 p.copy_(torch.randn(p.shape, generator=generator) * ZERO_CONVOLUTION)
     return net
 

@@ -7,8 +7,8 @@ import stat
 import models
 import pytest
 import torch
-
 from ms_controlnet_backend.compat import versions
+
 from ms_controlnet_backend.errors import DeviceUnavailable, Refused, UnknownDevice, UnsupportedVersion
 from ms_controlnet_backend.runtime.source_cache import SourceCache, load
 

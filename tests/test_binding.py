@@ -23,7 +23,9 @@ def on_mindspore(b, label="unet") -> int:
 @pytest.fixture(scope="module")
 def shared():
     """Components for tests that call disable() (graphs are then compiled again, so: the smallest)."""
-    return dict(unet=models.unet(), vae=models.vae(), text_encoder=models.text_encoder(), controlnet=models.controlnet())
+    return dict(
+        unet=models.unet(), vae=models.vae(), text_encoder=models.text_encoder(), controlnet=models.controlnet()
+    )
 
 
 def traces(pipe):
@@ -57,7 +59,9 @@ def test_disable_leaves_nothing(clean, shared):
     assert on_mindspore(clean)
     clean.disable()
     after = traces(pipe)
-    changed = {n: {k for k in before[n].keys() | after[n].keys() if before[n].get(k) != after[n].get(k)} for n in before}
+    changed = {
+        n: {k for k in before[n].keys() | after[n].keys() if before[n].get(k) != after[n].get(k)} for n in before
+    }
     assert {n: c for n, c in changed.items() if c} == {}
 
 

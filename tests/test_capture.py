@@ -40,7 +40,9 @@ def test_constants_are_folded():
     table = lambda m, x, _: x * torch.arange(4).float().exp()  # noqa: E731
     c = captured(table, X)
     assert operators(c) == ["aten.mul.Tensor"]
-    assert [w.constant for w in c.weights.values()] == [False, False, True] or any(w.constant for w in c.weights.values())
+    assert [w.constant for w in c.weights.values()] == [False, False, True] or any(
+        w.constant for w in c.weights.values()
+    )
 
 
 def test_random_numbers_are_never_folded():

@@ -3,14 +3,14 @@
 import ast
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
-
-import ms_controlnet_backend
 from ms_controlnet_backend.compat import versions
 
+import ms_controlnet_backend
+
+tomllib = pytest.importorskip("tomllib")
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"ms_controlnet_backend": ROOT / "ms_controlnet_backend", "ms_controlnet_backend.adapters": ROOT / "adapters",
            "ms_controlnet_backend.compat": ROOT / "compat"}  # fmt: skip
@@ -48,7 +48,9 @@ def test_the_wheel_imports(tmp_path):
 
     ignore = shutil.ignore_patterns(".git", "*.egg-info", "build", "__pycache__", ".venv*")
     shutil.copytree(ROOT, source, ignore=ignore)
-    subprocess.run([*pip, "wheel", "-q", "--no-index", "--no-deps", "--no-build-isolation", "-w", tmp_path, source], check=True)
+    subprocess.run(
+        [*pip, "wheel", "-q", "--no-index", "--no-deps", "--no-build-isolation", "-w", tmp_path, source], check=True
+    )
     (wheel,) = tmp_path.glob("*.whl")
     subprocess.run([*pip, "install", "-q", "--no-index", "--no-deps", "--target", tmp_path / "site", wheel], check=True)
     code = (
@@ -61,7 +63,9 @@ def test_the_wheel_imports(tmp_path):
     )
     paths = python(code, cwd=tmp_path).split()
     assert all(str(tmp_path / "site") in p for p in paths)
-    assert {p.name for p in (tmp_path / "site").iterdir() if p.suffix != ".dist-info"} - {"bin"} == {"ms_controlnet_backend"}
+    assert {p.name for p in (tmp_path / "site").iterdir() if p.suffix != ".dist-info"} - {"bin"} == {
+        "ms_controlnet_backend"
+    }
 
 
 def test_all_packages_are_listed():

@@ -104,9 +104,7 @@ def component_calls(parts):
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["unet", "controlnet", "guess", "encoder", "decoder", "text", "text mask", "vision"]
-)
+@pytest.mark.parametrize("name", ["unet", "controlnet", "guess", "encoder", "decoder", "text", "text mask", "vision"])
 def test_component(parts, make, name):
     """Each component alone, every tensor it returns: within 1e-4 relative, in upstream's own structure."""
     module, args, kwargs = component_calls(parts)[name]

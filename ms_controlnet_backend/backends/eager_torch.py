@@ -17,7 +17,9 @@ class TorchEngine:
 
 def build(options: Options) -> TorchEngine:
     if mindspore_runtime.canonical_device(options.device) not in (None, "CPU"):
-        raise UnknownDevice(f"the torch backend leaves every module where it is; device={options.device!r} is not its own")
+        raise UnknownDevice(
+            f"the torch backend leaves every module where it is; device={options.device!r} is not its own"
+        )
     return TorchEngine()
 
 

@@ -60,7 +60,9 @@ def _binary(name: str):
 
 for _packet, _name in BINARY.items():
     _tensor = getattr(_packet, "Tensor", None) or _packet.default
-    lowers(_tensor, samples=[(t(2, 3, 5), t(3, 1)), (t(2, 3), t()), (t(2, 3), t(2, 3, kind="positive"))])(_binary(_name))
+    lowers(_tensor, samples=[(t(2, 3, 5), t(3, 1)), (t(2, 3), t()), (t(2, 3), t(2, 3, kind="positive"))])(
+        _binary(_name)
+    )
 for _op, _name in {aten.mul.Scalar: "Mul", aten.div.Scalar: "RealDiv"}.items():
     lowers(_op, samples=[(t(2, 3, 5), 1.5)])(_binary(_name))
 
@@ -101,7 +103,9 @@ def div_mode(b, x, y, rounding_mode):
     raise Unsupported(f"rounding_mode={rounding_mode!r} in {b.out.dtype}")
 
 
-@lowers(aten.pow.Tensor_Scalar, samples=[(t(2, 3), 2), (t(2, 3, kind="positive"), 0.5), (t(2, 3, kind="positive"), 1.7)])
+@lowers(
+    aten.pow.Tensor_Scalar, samples=[(t(2, 3), 2), (t(2, 3, kind="positive"), 0.5), (t(2, 3, kind="positive"), 1.7)]
+)
 @lowers(aten.pow.Tensor_Tensor, samples=[(t(2, 3, kind="positive"), t(2, 3))])
 def power(b, x, exponent):
     x = b.cast(x, b.out.dtype)
@@ -149,7 +153,9 @@ def _common(x, y) -> str:
 
 for _packet, _name in COMPARISONS.items():
     _i = t(4, 5, kind="int", high=3)
-    lowers(_packet.Tensor, samples=[(_i, t(5, kind="int", high=3)), (t(4, 5), t(4, 5)), (_i, t(4, 5))])(_comparison(_name))
+    lowers(_packet.Tensor, samples=[(_i, t(5, kind="int", high=3)), (t(4, 5), t(4, 5)), (_i, t(4, 5))])(
+        _comparison(_name)
+    )
     lowers(_packet.Scalar, samples=[(_i, 1), (t(4, 5), 0.1)])(_comparison(_name))
 
 LOGIC = {
@@ -253,7 +259,9 @@ def hardtanh(b, x, low, high):
 def softplus(b, x, beta, threshold):
     scaled = b.mul(x, beta)
     soft = b.div(b.unary("Log", b.add(b.unary("Exp", b.binary("Minimum", scaled, threshold)), 1.0)), beta)
-    return b.call("Select", b.binary("Greater", scaled, threshold, result="bool"), x, soft, shape=x.shape, dtype=x.dtype)
+    return b.call(
+        "Select", b.binary("Greater", scaled, threshold, result="bool"), x, soft, shape=x.shape, dtype=x.dtype
+    )
 
 
 # -- casts and copies --------------------------------------------------------------------------------------------
@@ -429,7 +437,9 @@ def vector_norm(b, x, order, dim, keepdim, dtype):
     return b.unary("Sqrt", b.reduce("ReduceSum", b.mul(x, x), _axes(x, dim), keepdim))
 
 
-@lowers(aten.var.correction, samples=[(t(2, 3, 5), [-1]), Sample((t(2, 3, 5), [0, 2]), {"correction": 0, "keepdim": True})])
+@lowers(
+    aten.var.correction, samples=[(t(2, 3, 5), [-1]), Sample((t(2, 3, 5), [0, 2]), {"correction": 0, "keepdim": True})]
+)
 def variance(b, x, dim, correction, keepdim):
     axes = _axes(x, dim)
     count = math.prod(x.shape[a] for a in axes)

@@ -139,7 +139,7 @@ class Builder:
     def broadcast(self, x: Value, shape) -> Value:
         shape = tuple(shape)
         x = self.reshape(x, (1,) * (len(shape) - x.rank) + x.shape)
-        return x if x.shape == shape else self.call("BroadcastTo", x, shape=shape, **{"shape_": shape})
+        return x if x.shape == shape else self.call("BroadcastTo", x, shape=shape, shape_=shape)
 
     def concat(self, xs: Sequence[Value], axis: int) -> Value:
         xs = list(xs)

@@ -120,7 +120,9 @@ def _product(b, weight, columns):
 )
 def conv_transpose2d(b, x, weight, bias, stride, padding, output_padding, groups, dilation):
     """A transposed convolution is a convolution of the input spread by the stride with the flipped kernel."""
-    stride, padding, output_padding, dilation = (tuple(p) * (3 - len(p)) for p in (stride, padding, output_padding, dilation))
+    stride, padding, output_padding, dilation = (
+        tuple(p) * (3 - len(p)) for p in (stride, padding, output_padding, dilation)
+    )
     if groups != 1 or dilation != (1, 1):
         raise Unsupported(f"groups={groups}, dilation={dilation}")
     n, c, h, w = x.shape
@@ -167,7 +169,11 @@ def _whole(factors) -> bool:
     return all(float(f).is_integer() for f in factors)
 
 
-_resized = [(t(1, 2, 4, 5), [8, 10], False, None), (t(1, 2, 8, 6), [3, 5], False, None), (t(1, 2, 4, 5), None, True, [2.0, 2.0])]
+_resized = [
+    (t(1, 2, 4, 5), [8, 10], False, None),
+    (t(1, 2, 8, 6), [3, 5], False, None),
+    (t(1, 2, 4, 5), None, True, [2.0, 2.0]),
+]
 
 
 @lowers(aten.upsample_bilinear2d.vec, samples=_resized)

@@ -47,7 +47,9 @@ def index(b, x, indices):
     if any(i.dtype == "bool" for i in tensors):
         raise Unsupported("a boolean mask (the shape of the result depends on data)")
     shape = tuple(torch.broadcast_shapes(*(i.shape for i in tensors)))
-    stacked = b.concat([b.reshape(b.broadcast(_wrap(b, i, x.shape[a]), shape), shape + (1,)) for a, i in zip(axes, tensors)], -1)
+    stacked = b.concat(
+        [b.reshape(b.broadcast(_wrap(b, i, x.shape[a]), shape), shape + (1,)) for a, i in zip(axes, tensors)], -1
+    )
     lead = axes[0]
     order = axes + [d for d in range(x.rank) if d not in axes]
     moved = b.transpose(x, order)

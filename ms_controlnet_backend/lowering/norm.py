@@ -16,7 +16,9 @@ lowers = family.lowers
 _p = t(6, weight=True)
 
 
-@lowers(aten.group_norm.default, samples=[(t(2, 6, 4, 5), 3, _p, _p), (t(2, 6, 4), 2), (t(2, 6, 4, 5), 1, _p, _p, 1e-3)])
+@lowers(
+    aten.group_norm.default, samples=[(t(2, 6, 4, 5), 3, _p, _p), (t(2, 6, 4), 2), (t(2, 6, 4, 5), 1, _p, _p, 1e-3)]
+)
 def group_norm(b, x, groups, weight, bias, eps, cudnn_enabled):
     """Wu & He, arXiv 1803.08494."""
     weight = b.full((x.shape[1],), 1, x.dtype) if weight is None else weight
@@ -24,7 +26,10 @@ def group_norm(b, x, groups, weight, bias, eps, cudnn_enabled):
     return b.call("mint.nn.functional.group_norm", x, groups, weight, bias, eps)
 
 
-@lowers(aten.layer_norm.default, samples=[(t(2, 3, 6), [6], _p, _p), (t(2, 3, 6), [3, 6]), (t(2, 3, 6), [6], _p, None, 1e-3)])
+@lowers(
+    aten.layer_norm.default,
+    samples=[(t(2, 3, 6), [6], _p, _p), (t(2, 3, 6), [3, 6]), (t(2, 3, 6), [6], _p, None, 1e-3)],
+)
 def layer_norm(b, x, normalized_shape, weight, bias, eps, cudnn_enable):
     """Ba et al., arXiv 1607.06450."""
     shape = tuple(normalized_shape)

@@ -18,7 +18,9 @@ def avg_pool2d(b, x, kernel, stride, padding, ceil_mode, count_include_pad, divi
     stride = list(stride) or list(kernel)
     h, w = x.shape[2:]
     if stride != list(kernel) or any(padding) or divisor_override or h % kernel[0] or w % kernel[1]:
-        raise Unsupported(f"overlapping, padded or uneven windows (kernel {kernel}, stride {stride}, padding {padding})")
+        raise Unsupported(
+            f"overlapping, padded or uneven windows (kernel {kernel}, stride {stride}, padding {padding})"
+        )
     n, c = x.shape[:2]
     tiles = b.reshape(x, (n, c, h // kernel[0], kernel[0], w // kernel[1], kernel[1]))
     return b.reduce("ReduceMean", tiles, [3, 5], False)

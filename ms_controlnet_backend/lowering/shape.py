@@ -13,7 +13,9 @@ family = Family()
 lowers = family.lowers
 
 
-@lowers(aten.view.default, aten.reshape.default, aten._unsafe_view.default, samples=[(t(4, 6), [2, 2, -1]), (t(4), [4, 1])])
+@lowers(
+    aten.view.default, aten.reshape.default, aten._unsafe_view.default, samples=[(t(4, 6), [2, 2, -1]), (t(4), [4, 1])]
+)
 def reshape(b, x, size):
     return b.reshape(x, b.out.shape)
 
@@ -95,7 +97,9 @@ def repeat_interleave(b, x, repeats, dim, output_size):
     return b.reshape(b.broadcast(spread, shape), b.out.shape)
 
 
-@lowers(aten.cat.default, aten.concat.default, samples=[([t(2, 3), t(2, 4)], 1), ([t(2, 3), t(1, 3)],), ([t(2, 3)], -1)])
+@lowers(
+    aten.cat.default, aten.concat.default, samples=[([t(2, 3), t(2, 4)], 1), ([t(2, 3), t(1, 3)],), ([t(2, 3)], -1)]
+)
 def concat(b, xs, dim):
     xs = [b.cast(x, b.out.dtype) for x in xs if x.shape != (0,)]
     return b.concat(xs, dim)
@@ -186,7 +190,11 @@ def _pad_axis(b, x, axis, before, after, mode, value):
     if before < 0 or after < 0:
         start, stop = max(0, -before), size - max(0, -after)
         return _pad_axis(b, b.slice(x, axis, start, stop), axis, max(0, before), max(0, after), mode, value)
-    parts = [_border(b, x, axis, before, mode, value, first=True), x, _border(b, x, axis, after, mode, value, first=False)]
+    parts = [
+        _border(b, x, axis, before, mode, value, first=True),
+        x,
+        _border(b, x, axis, after, mode, value, first=False),
+    ]
     return b.concat([p for p in parts if p is not None], axis)
 
 

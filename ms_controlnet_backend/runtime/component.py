@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import time
@@ -21,7 +20,7 @@ from . import executable
 from .snapshot import Snapshot
 from .source_cache import SourceCache
 from .target import Target
-from .weights import WeightStore, version_of
+from .weights import WeightStore
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +35,18 @@ class MindSporeEngine:
         self.cache = SourceCache(options.cache_dir)
         self._components: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
+        self._warned: set[str] = set()
 
     def component(self, site: Site) -> Component:
         with self._lock:
             if site.module not in self._components:
                 self._components[site.module] = Component(site.label, site.scalars, site.module, self)
             return self._components[site.module]
+
+    def warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            logger.warning(message)
 
     def describe(self) -> str:
         return f"MindSpore on {self.target.device}"
@@ -112,7 +117,7 @@ class Component:
             if self._engine.options.strict:
                 raise
             self.stats.fallbacks += 1
-            warn_once(f"{self.label} stays on torch: {refusal}")
+            self._engine.warn_once(f"{self.label} stays on torch: {refusal}")
         return original(*args, **kwargs)
 
     def _split(self, original, args, kwargs):
@@ -166,8 +171,3 @@ class Component:
         logger.info("%s compiled: capture %.1f s, MindSpore %.1f s", self.label, capture_s, graph.event.compile_s)
         manager().hook.component_compiled(event=graph.event)
         return output
-
-
-@functools.cache
-def warn_once(message: str) -> None:
-    logger.warning(message)

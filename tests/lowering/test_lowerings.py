@@ -4,10 +4,10 @@ import operator
 
 import pytest
 import torch
+from ms_controlnet_backend.compat import mindspore_runtime
 
 from ms_controlnet_backend import codegen, plugins
 from ms_controlnet_backend.capture import Captured, CapturedWeight
-from ms_controlnet_backend.compat import mindspore_runtime
 from ms_controlnet_backend.lowering.samples import T
 from ms_controlnet_backend.runtime import executable
 from ms_controlnet_backend.runtime.source_cache import SourceCache
@@ -16,9 +16,7 @@ from ms_controlnet_backend.runtime.weights import WeightStore
 from ms_controlnet_backend.signature import Structure
 
 BUILT_IN = [w for w in plugins.registry().lowerings.values() if w.target in (None, "CPU")]
-CASES = [
-    pytest.param(w, s, id=f"{w.op}-{i}".replace("aten.", "")) for w in BUILT_IN for i, s in enumerate(w.samples)
-]
+CASES = [pytest.param(w, s, id=f"{w.op}-{i}".replace("aten.", "")) for w in BUILT_IN for i, s in enumerate(w.samples)]
 
 
 def single_node_graph(op, args, kwargs, generator):

@@ -21,7 +21,9 @@ pipe = StableDiffusionControlNetInpaintPipeline.from_pretrained(args.model, cont
 
 photo = load_image(args.photo)
 mask = Image.new("L", photo.size)
-ImageDraw.Draw(mask).rectangle((photo.width // 4, photo.height // 4, photo.width * 3 // 4, photo.height * 3 // 4), fill=255)
+ImageDraw.Draw(mask).rectangle(
+    (photo.width // 4, photo.height // 4, photo.width * 3 // 4, photo.height * 3 // 4), fill=255
+)
 
 image = pipe(
     args.prompt,

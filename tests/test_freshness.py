@@ -1,0 +1,266 @@
+"""Never stale: after any change of a component, the next result equals torch's after the same change."""
+
+import models
+import parity
+import pytest
+import torch
+
+import ms_controlnet_backend
+
+LATENTS = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(1))
+TEXT = torch.randn(1, 77, 16, generator=torch.Generator().manual_seed(2))
+
+
+def compute(unet, **kwargs):
+    with torch.no_grad():
+        return unet(LATENTS.to(unet.dtype), 7, TEXT.to(unet.dtype), **kwargs).sample.float()
+
+
+def in_place(pipe):
+    with torch.no_grad():
+        pipe.unet.conv_in.weight.mul_(1.5)
+
+
+def by_data(pipe):
+    pipe.unet.conv_in.weight.data.mul_(1.5)
+
+
+def data_replaced(pipe):
+    weight = pipe.unet.conv_in.weight
+    weight.data = weight.data * 1.5
+
+
+def new_parameter(pipe):
+    weight = pipe.unet.conv_in.weight
+    pipe.unet.conv_in.weight = torch.nn.Parameter(weight.detach() * 1.5)
+
+
+def load_state_dict(pipe):
+    state = {k: v * 1.1 for k, v in pipe.unet.state_dict().items()}
+    pipe.unet.load_state_dict(state)
+
+
+def load_state_dict_by_assignment(pipe):
+    state = {k: v * 1.1 for k, v in pipe.unet.state_dict().items()}
+    pipe.unet.load_state_dict(state, assign=True)
+
+
+def lora(pipe, name="first", seed=0):
+    from peft import LoraConfig
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False)
+    pipe.unet.add_adapter(config, adapter_name=name)
+
+
+def two_loras(pipe):
+    lora(pipe), lora(pipe, "second", seed=1)
+    pipe.unet.set_adapters(["first", "second"], [0.7, 0.4])
+
+
+def lora_scale(pipe):
+    pipe.unet.set_adapters(["first"], [0.3])
+
+
+def lora_off(pipe):
+    pipe.unet.disable_adapters()
+
+
+def fuse(pipe):
+    pipe.unet.fuse_lora(lora_scale=0.8)
+
+
+def unfuse(pipe):
+    pipe.unet.unfuse_lora()
+
+
+def unload(pipe):
+    pipe.unet.unload_lora()
+
+
+def qkv(pipe):
+    pipe.unet.fuse_qkv_projections()
+
+
+def attention_processor(pipe):
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    class Louder(AttnProcessor2_0):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def __call__(self, *args, **kwargs):
+            return super().__call__(*args, **kwargs) * self.factor
+
+    pipe.unet.set_attn_processor(Louder(1.7))
+
+
+def scale_inside_a_processor(pipe):
+    for processor in pipe.unet.attn_processors.values():
+        processor.factor = 0.4
+
+
+def freeu(pipe):
+    pipe.unet.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+
+
+def freeu_off(pipe):
+    pipe.unet.disable_freeu()
+
+
+def submodule_replaced(pipe):
+    torch.manual_seed(5)
+    pipe.unet.conv_out = torch.nn.Conv2d(8, 4, 3, padding=1)
+
+
+def activation_replaced(pipe):
+    pipe.unet.conv_act = torch.nn.ReLU()
+
+
+def flag_changed(pipe):
+    pipe.unet.mid_block.resnets[0].output_scale_factor = 1.3
+
+
+CHANGES = {
+    "in place": [in_place], "by .data": [by_data], ".data replaced": [data_replaced], "new parameter": [new_parameter],
+    "load_state_dict": [load_state_dict], "load_state_dict(assign=True)": [load_state_dict_by_assignment],
+    "lora": [lora], "lora scale": [lora, lora_scale], "two loras": [two_loras], "lora disabled": [lora, lora_off],
+    "fuse_lora": [lora, fuse], "unfuse_lora": [lora, fuse, unfuse], "unload_lora": [lora, unload],
+    "fuse_qkv_projections": [qkv], "set_attn_processor": [attention_processor],
+    "scale in a processor": [attention_processor, scale_inside_a_processor],
+    "submodule": [submodule_replaced], "activation": [activation_replaced], "flag": [flag_changed],
+    "freeu off": [freeu, freeu_off],
+}  # fmt: skip
+
+
+class Holder:
+    """What the changes need of a pipeline: its UNet."""
+
+    def __init__(self):
+        self.unet = models.unet()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_unet(clean, change):
+    ours, reference = Holder(), Holder()
+    pipe = models.pipeline(unet=ours.unet)
+    clean.enable(pipe, strict=change != "freeu off")
+    assert parity.relative_error(compute(ours.unet), compute(reference.unet)) < parity.COMPONENT
+    before = compute(reference.unet)
+    for step in CHANGES[change]:
+        step(ours), step(reference)
+        expected = compute(reference.unet)
+        got = compute(ours.unet)
+        assert parity.relative_error(got, expected) < parity.COMPONENT
+    back_to_the_start = {"unfuse_lora", "unload_lora", "lora disabled", "freeu off", "fuse_qkv_projections"}
+    if change not in back_to_the_start:
+        assert parity.relative_error(expected, before) > 1e-3, "the change changes nothing: the test would see nothing"
+
+
+def test_fallback_and_back(clean, caplog):
+    """FreeU's Fourier filter has no lowering: torch computes, says so once, and MindSpore takes over again after."""
+    ours, reference = Holder(), Holder()
+    pipe = models.pipeline(unet=ours.unet)
+    clean.enable(pipe)
+    for step in (freeu, freeu_off):
+        step(ours), step(reference)
+        for _ in range(2):
+            assert parity.relative_error(compute(ours.unet), compute(reference.unet)) < parity.COMPONENT
+    assert "unet stays on torch" in caplog.text
+    assert ms_controlnet_backend.stats()["unet"].fallbacks == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_module_to_dtype(clean, dtype):
+    ours = Holder()
+    pipe = models.pipeline(unet=ours.unet)
+    clean.enable(pipe, strict=True)
+    expected = compute(ours.unet)
+    ours.unet.to(dtype)
+    got = compute(ours.unet)
+    assert parity.relative_error(got, expected) < (5e-3 if dtype is torch.float16 else 5e-2)
+    assert (got != expected).any()
+
+
+@pytest.mark.parametrize("change", [in_place, load_state_dict, data_replaced, lora])
+def test_converted_weights(clean, change):
+    """float16 weights are converted, not shared: a change must reach the converted copy."""
+    ours, reference = Holder(), Holder()
+    pipe = models.pipeline(unet=ours.unet.half())
+    reference.unet.half().float()  # the same rounding
+    clean.enable(pipe, strict=True)
+    assert parity.relative_error(compute(ours.unet), compute(reference.unet)) < 5e-3
+    before = compute(ours.unet)
+    reference.unet.half(), change(ours), change(reference), reference.unet.float()
+    got = compute(ours.unet)
+    assert parity.relative_error(got, compute(reference.unet)) < 5e-3
+    assert parity.relative_error(got, before) > 1e-2
+
+
+def test_textual_inversion_resizes_the_embedding(clean):
+    ours, reference = models.text_encoder(), models.text_encoder()
+    pipe = models.pipeline(text_encoder=ours)
+    clean.enable(pipe, strict=True)
+    ids = torch.arange(77)[None]
+    with torch.no_grad():
+        ours(ids)
+        for encoder in (ours, reference):
+            size = encoder.config.vocab_size
+            encoder.resize_token_embeddings(size + 1)
+            encoder.get_input_embeddings().weight.data[size] = torch.linspace(-1, 1, 16)
+        ids[0, 3] = size
+        got, expected = ours(ids)[0], reference(ids)[0]
+    assert parity.relative_error(got, expected) < parity.COMPONENT
+
+
+def test_another_controlnet(clean):
+    pipe = models.pipeline()
+    other = models.controlnet(70)
+    clean.enable(strict=True)
+    first = pipe(**models.call_kwargs()).images
+    pipe.controlnet = other
+    parity.assert_same(pipe, models.call_kwargs)
+    assert abs(pipe(**models.call_kwargs()).images - first).max() > 1 / 255
+
+
+def test_change_in_the_middle_of_a_run(clean):
+    """callback_on_step_end may change anything, weights included."""
+
+    def make():
+        pipe = models.pipeline()
+
+        def change(p, step, timestep, tensors):
+            if step == 1:
+                with torch.no_grad():
+                    pipe.unet.conv_out.weight.mul_(1.2)
+            if step == 2:
+                lora(pipe)
+            return tensors
+
+        return pipe, dict(callback_on_step_end=change, output_type="latent")
+
+    pipe, kwargs = make()
+    expected = pipe(**models.call_kwargs(**kwargs)).images
+    pipe, kwargs = make()
+    clean.enable(strict=True)
+    got = pipe(**models.call_kwargs(**kwargs)).images
+    assert parity.relative_error(got, expected) < parity.LATENTS
+
+
+def test_weights_are_not_copied(clean):
+    """The MindSpore parameters of a float32 module lie on torch's memory, and are shared by all graphs."""
+    from ms_controlnet_backend import binding
+
+    pipe = models.pipeline()
+    clean.enable(pipe, strict=True)
+    compute(pipe.unet)
+    with torch.no_grad():
+        pipe.unet(torch.randn(2, 4, 16, 16), 7, torch.randn(2, 77, 16))
+    (engine,) = binding._engines.values()
+    component = engine._components[pipe.unet]
+    small, large = component._graphs.values()
+    addresses = {p.data_ptr() for p in pipe.unet.parameters()}
+    shared = [w for w in large.weights if w.parameter.data_ptr() in addresses]
+    assert len(shared) == len(addresses)
+    assert {id(w.parameter) for w in shared} <= {id(w.parameter) for w in small.weights}
