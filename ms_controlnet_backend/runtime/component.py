@@ -135,7 +135,7 @@ class Component:
         if self._snapshot is not None and not self._snapshot.same():
             logger.info("%s changed its structure: captured again", self.label)
             for graph in self._graphs.values():
-                for weight in graph.weights:  # changes by way of `.data` have no version
+                for weight in graph.converted:  # changes by way of `.data` have no version
                     weight.refresh(force=True)
             self._graphs.clear()
             self._refused.clear()
@@ -144,7 +144,7 @@ class Component:
             raise self._refused[key]
         graph = self._graphs.get(key)
         if graph is not None:
-            for weight in graph.weights:
+            for weight in graph.converted:
                 weight.refresh()
         return graph
 

@@ -23,7 +23,10 @@ from .weights import Weight, WeightStore
 
 @dataclass
 class Executable:
-    """One compiled graph. Call it with the tensors of the call, in the structure's order."""
+    """One compiled graph. Call it with the tensors of the call, in the structure's order.
+
+    weights: kept alive for the graph. converted: those of them that do not lie on torch's own memory.
+    """
 
     cell: Any
     target: Target
@@ -32,6 +35,9 @@ class Executable:
     output_dtypes: list[torch.dtype]
     rebuild: Any
     event: Compiled
+
+    def __post_init__(self):
+        self.converted = [w for w in self.weights if not w.shared]
 
     def __call__(self, tensors: list[torch.Tensor]):
         """What the upstream forward would return, computed by MindSpore."""

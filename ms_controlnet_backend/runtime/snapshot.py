@@ -1,87 +1,89 @@
 """Has a module changed since its graph was captured?
 
 A capture bakes in everything about a module but the values of its weights: submodules, flags, scales, attention
-processors, LoRA state. A Snapshot remembers all that as it was, and compares it with what is.
+processors, LoRA state. A Snapshot keeps a shallow copy of every dictionary, list and set below the module and compares
+each with what it is now; that runs at C speed and costs microseconds a module, so it is done before every call.
 """
 
 from __future__ import annotations
 
+import operator
 import types
 
 import torch
 
 _LEAVES = (int, float, complex, bool, str, bytes, type(None), type, types.FunctionType, types.MethodType,
-           types.BuiltinFunctionType, types.ModuleType, torch.dtype, torch.device)  # fmt: skip
-_IGNORED = frozenset({"_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
-                      "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_internal_dict"})  # fmt: skip
+           types.BuiltinFunctionType, types.ModuleType, torch.dtype, torch.device, torch.nn.Module)  # fmt: skip
+_TABLES = ("_parameters", "_buffers", "_modules")
+_IRRELEVANT = frozenset({"_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
+                         "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", *_TABLES})  # fmt: skip
 _DEPTH = 4
+"""How far below a module's own attributes containers and plain objects are followed."""
 
 
 class Snapshot:
-    """Everything reachable from a module that a capture may depend on, tensors by identity, the rest by value."""
+    """Everything reachable from a module that a capture may depend on: tensors by identity, place, dtype and shape
+    (not by value), modules and other objects by identity, what they contain and plain values by value."""
 
     def __init__(self, module: torch.nn.Module):
-        self._root = module
-        self._state = list(_walk(module))
-        self._objects = [o for o, _ in self._state]
+        self._identical: list[tuple] = []  # (live container, its values then): compared by identity
+        self._equal: list[tuple] = []  # (live container, a shallow copy): compared by value, identical values first
+        self._tensors: list[torch.Tensor] = []
+        self._seen: dict[int, object] = {}  # keeps what was seen alive, so that no id is used again
+        for m in module.modules():
+            self._add_module(m)
+        self._places = [_place(t) for t in self._tensors]
 
     def same(self) -> bool:
         """True while nothing but the values of tensors changed."""
-        now = _walk(self._root)
         try:
-            for (known, before), (current, after) in zip(self._state, now, strict=True):
-                if known is not current or before != after:
-                    return False
-        except ValueError:  # another number of modules
+            return (
+                all(len(live) == len(then) and all(map(operator.is_, live.values(), then))
+                    for live, then in self._identical)
+                and all(live == then for live, then in self._equal)
+                and [_place(t) for t in self._tensors] == self._places
+            )  # fmt: skip
+        except RuntimeError:  # a comparison that came down to the values of tensors: they are other objects
             return False
-        except RuntimeError:  # a comparison that came down to tensors: not the same objects
-            return False
-        return True
+
+    def _add_module(self, m: torch.nn.Module) -> None:
+        attributes = vars(m)
+        for name in _TABLES:
+            table = attributes[name]
+            if table:
+                self._identical.append((table, tuple(table.values())))
+                self._equal.append((table.keys(), set(table)))
+            else:
+                self._equal.append((table, {}))
+        for table in (attributes["_parameters"], attributes["_buffers"]):
+            self._tensors += [t for t in table.values() if t is not None]
+        self._add(attributes, _DEPTH, _IRRELEVANT)
+
+    def _add(self, o, depth: int, skip=frozenset()) -> None:
+        """Follow a container, or the attributes of an object."""
+        if isinstance(o, _LEAVES) or id(o) in self._seen or depth < 0:
+            return
+        self._seen[id(o)] = o
+        if isinstance(o, torch.Tensor):
+            self._tensors.append(o)
+            return
+        if isinstance(o, dict):
+            self._equal.append((o, dict(o)))
+            children = [v for k, v in o.items() if k not in skip]
+            tensors = [v for v in children if isinstance(v, torch.Tensor)]
+            if tensors:  # equality of two tensors may be true of different ones
+                self._identical.append((o, tuple(o.values())))
+        elif isinstance(o, (list, set)):
+            self._equal.append((o, type(o)(o)))
+            children = list(o)
+        elif isinstance(o, (tuple, frozenset)):
+            children = list(o)
+        else:
+            children = [vars(o)] if hasattr(o, "__dict__") else []
+            depth += 1
+        for child in children:
+            self._add(child, depth - 1)
 
 
-def _walk(module: torch.nn.Module):
-    """(module, what is in its __dict__) for the module and everything below it, each once."""
-    seen = {id(module)}
-    stack = [module]
-    while stack:
-        m = stack.pop()
-        yield m, _freeze_dict(m.__dict__, _DEPTH)
-        for child in m._modules.values():
-            if child is not None and id(child) not in seen:
-                seen.add(id(child))
-                stack.append(child)
-
-
-def _freeze_dict(d: dict, depth: int) -> tuple:
-    return tuple((k, _freeze(v, depth)) for k, v in d.items() if k not in _IGNORED and v is not None)
-
-
-class _ById:
-    """An object compared by identity, kept alive so that its id is not used again."""
-
-    __slots__ = ("object",)
-
-    def __init__(self, o):
-        self.object = o
-
-    def __eq__(self, other):
-        return isinstance(other, _ById) and self.object is other.object
-
-
-def _freeze(v, depth: int):
-    if isinstance(v, _LEAVES):
-        return v
-    if isinstance(v, torch.Tensor):
-        return _ById(v), v.dtype, tuple(v.shape), v.data_ptr() if not v.is_meta else 0
-    if isinstance(v, torch.nn.Module):
-        return _ById(v)
-    if not depth:
-        return _ById(v)
-    if isinstance(v, dict):
-        return dict, len(v), _freeze_dict(v, depth - 1)
-    if isinstance(v, (list, tuple)):
-        return type(v), tuple(_freeze(x, depth - 1) for x in v)
-    if isinstance(v, (set, frozenset)):
-        return set, frozenset(x if isinstance(x, _LEAVES) else id(x) for x in v)
-    state = getattr(v, "__dict__", None)
-    return _ById(v), _freeze_dict(state, depth - 1) if state else None
+def _place(t: torch.Tensor) -> tuple:
+    return t.data_ptr(), t.dtype, t.shape
