@@ -9,7 +9,15 @@ _multiple = named("MultiControlNetModel", "MultiControlNetUnionModel")
 def _sites(component, name):
     if _multiple(component):  # upstream sums the residuals of its nets; each net is compiled
         return [site for i, net in enumerate(component.nets) for site in _sites(net, f"{name}.nets.{i}")]
-    return [Site(name, component, scalars=("timestep", "conditioning_scale"))]
+    return [
+        Site(
+            name,
+            component,
+            scalars=("timestep", "conditioning_scale"),
+            constant=("encoder_hidden_states", "controlnet_cond", "added_cond_kwargs"),
+            zero_when_zero="conditioning_scale",  # the last thing forward does is to scale every residual
+        )
+    ]
 
 
 ADAPTER = Adapter(

@@ -6,5 +6,12 @@ from .matching import named
 ADAPTER = Adapter(
     "unet",
     named("UNet2DConditionModel"),
-    lambda unet, name: [Site(name, unet, scalars=("timestep",))],
+    lambda unet, name: [
+        Site(
+            name,
+            unet,
+            scalars=("timestep",),
+            constant=("encoder_hidden_states", "added_cond_kwargs", "timestep_cond", "encoder_attention_mask"),
+        )
+    ],
 )

@@ -42,7 +42,7 @@ _state = _State()
 
 
 def enable(pipe=None, *, backend: str = "mindspore", device: str | None = None, strict: bool = False,
-           cache_dir: str | None = None) -> None:  # fmt: skip
+           cache_dir: str | None = None, max_graphs: int = 16) -> None:  # fmt: skip
     """Run the heavy components of diffusers pipelines on a backend.
 
     pipe: a pipeline; None: every pipeline, built before or after this call.
@@ -51,6 +51,8 @@ def enable(pipe=None, *, backend: str = "mindspore", device: str | None = None, 
     strict: raise :class:`~ms_controlnet_backend.errors.Refused` where a component cannot be compiled. Without it the
         component stays on torch and one warning says which, why and what to do.
     cache_dir: folder of the generated MindSpore sources; None: ``$MS_CONTROLNET_CACHE`` or the user's cache folder.
+    max_graphs: compiled graphs kept a component (one a signature: sizes, batch, flags); beyond that the one not used for
+        longest is dropped.
 
     Calling it again changes nothing, or changes the options if they are others. Undone by :func:`disable`.
     Raises UnknownBackend, UnknownDevice, DeviceUnavailable, UnsupportedVersion, or TypeError if ``pipe`` is no pipeline.
@@ -58,7 +60,7 @@ def enable(pipe=None, *, backend: str = "mindspore", device: str | None = None, 
     with _lock:
         if pipe is not None and not diffusers_pipelines.is_pipeline(pipe):
             raise TypeError(f"enable(pipe) needs a diffusers pipeline, got {type(pipe).__name__}")
-        engine = _engine(backend, Options(mindspore_runtime.canonical_device(device), strict, cache_dir))
+        engine = _engine(backend, device=device, strict=strict, cache_dir=cache_dir, max_graphs=max_graphs)
         if pipe is None:
             _state.everywhere = engine
             _state.excluded.clear()
@@ -97,17 +99,17 @@ def disable(pipe=None) -> None:
 
 
 @contextlib.contextmanager
-def using(backend: str, *, device: str | None = None, strict: bool = False, cache_dir: str | None = None):
+def using(backend: str, **options):
     """Run the pipeline calls of this thread on a backend, inside the ``with`` block; for A/B in one process.
 
-    Compiled graphs are kept from block to block until :func:`disable`. Raises as :func:`enable` does.
+    options: as of :func:`enable`. Compiled graphs are kept from block to block until :func:`disable`. Raises as
+    :func:`enable` does.
     """
     with _lock:
-        options = Options(mindspore_runtime.canonical_device(device), strict, cache_dir)
-        engine = _engine(backend, options)
+        engine = _engine(backend, **options)
         temporary = _state.everywhere is None
         if temporary:  # pipelines that are not enabled otherwise run on torch outside the block
-            _state.everywhere = _engine("torch", Options())
+            _state.everywhere = _engine("torch")
             _watch()
             for pipeline in diffusers_pipelines.pipelines():
                 _bind(pipeline)
@@ -142,10 +144,12 @@ def stats() -> dict:
 
 def device(backend: str = "mindspore", **options) -> str:
     """What the backend runs on, in one line."""
-    return _engine(backend, Options(**options)).describe()
+    return _engine(backend, **options).describe()
 
 
-def _engine(backend: str, options: Options) -> Engine:
+def _engine(backend: str, device: str | None = None, **options) -> Engine:
+    """The engine of these options, built if there is none yet."""
+    options = Options(mindspore_runtime.canonical_device(device), **options)
     entry = plugins.registry().backend(backend)
     key = (backend, options)
     if key not in _engines:

@@ -10,14 +10,28 @@ from .lowering.builder import DType, Program, Value
 POSITIONAL = {"BroadcastTo": ("shape_",)}
 
 
-def generate(program: Program, header: str = "") -> str:
-    """Python source of a module with the class ``Graph(weights)``.
+def generate(header: str, **programs: Program) -> str:
+    """Python source of a module with one class a program, named by the keyword: ``Class(weights)``.
 
-    ``Graph.construct(*inputs)`` returns a tuple. weights: MindSpore Parameters in the program's order. Primitives are
-    made once at the top of the module; ``mindspore.jit`` parses the source (AST capture), so it must be on disk.
+    ``construct(*inputs)`` returns a tuple. weights: MindSpore Parameters in the program's order. Primitives are made
+    once at the top of the module; ``mindspore.jit`` parses the source (AST capture), so it must be on disk.
     """
-    names = _Names(program)
     primitives: dict[str, str] = {}
+    classes = [line for name, program in programs.items() for line in _cell(name, program, primitives)]
+    lines = [
+        f'"""{header}"""',
+        "import mindspore as ms",
+        "from mindspore import mint, ops",
+        "",
+        *(f"{name} = ops.{constructor}" for constructor, name in primitives.items()),
+        *classes,
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(name: str, program: Program, primitives: dict[str, str]) -> list[str]:
+    names = _Names(program)
     body: list[str] = []
     origin = None
     for instruction in program.instructions:
@@ -32,18 +46,12 @@ def generate(program: Program, header: str = "") -> str:
             callee = _primitive(instruction, primitives)
         targets = ", ".join(names[v] for v in instruction.outputs)
         body.append(f"        {targets} = {callee}({', '.join(args)})")
-
     inputs = "".join(f", {names[v]}" for v in program.inputs)
     outputs = "".join(f"{names[v]}, " for v in program.outputs).rstrip()
-    lines = [
-        f'"""{header}"""',
-        "import mindspore as ms",
-        "from mindspore import mint, ops",
-        "",
-        *(f"{name} = ops.{constructor}" for constructor, name in primitives.items()),
+    return [
         "",
         "",
-        "class Graph(ms.nn.Cell):",
+        f"class {name}(ms.nn.Cell):",
         "    def __init__(self, weights):",
         "        super().__init__()",
         *(f"        {names[v]} = weights[{i}]" for i, (v, _) in enumerate(program.weights)),
@@ -52,9 +60,7 @@ def generate(program: Program, header: str = "") -> str:
         f"    def construct(self{inputs}):",
         *body,
         f"        return ({outputs})",
-        "",
     ]
-    return "\n".join(lines)
 
 
 class _Names(dict):

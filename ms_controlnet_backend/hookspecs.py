@@ -30,11 +30,13 @@ class Options:
     device: ``"CPU"``, ``"Ascend"`` or None (Ascend where there is one, else CPU).
     strict: raise instead of leaving a refused component on torch.
     cache_dir: folder of the generated sources; None: ``$MS_CONTROLNET_CACHE`` or the user's cache folder.
+    max_graphs: graphs kept a component; beyond that the one not used for longest is dropped.
     """
 
     device: str | None = None
     strict: bool = False
     cache_dir: str | None = None
+    max_graphs: int = 16
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,16 @@ class Site:
     label: name for messages, e.g. ``"unet"`` or ``"controlnet.nets.1"``.
     scalars: arguments of ``forward`` whose Python numbers are fed as 0-d float32 tensors, so that a new value
         never compiles again.
+    constant: arguments that a pipeline passes unchanged in every step. What depends on nothing else is computed once
+        and kept until one of them, or a weight it used, changes.
+    zero_when_zero: a scalar of which every output is a multiple: where it is 0 the module is not run.
     """
 
     label: str
     module: Any
     scalars: tuple[str, ...] = ()
+    constant: tuple[str, ...] = ()
+    zero_when_zero: str | None = None
 
 
 class Engine(Protocol):

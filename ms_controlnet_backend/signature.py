@@ -21,11 +21,13 @@ _T = object()  # marks the place of a tensor in a template
 
 @dataclass(frozen=True)
 class Structure:
-    """Where the tensors of a call sit. key: hashable. names: one a tensor, e.g. ``added_cond_kwargs_time_ids``."""
+    """Where the tensors of a call sit. key: hashable. names: one a tensor, e.g. ``added_cond_kwargs_time_ids``.
+    owners: the argument each tensor came in."""
 
     key: tuple
     names: tuple[str, ...]
     template: Any
+    owners: tuple[str, ...] = ()
 
     def rebuild(self, tensors: Sequence) -> tuple[tuple, dict[str, Any]]:
         """The (args, kwargs) with these tensors in their places."""
@@ -63,10 +65,14 @@ class Arguments:
         names: list[str] = []
         tensors: list[torch.Tensor] = []
         parts = [_flatten(f"argument_{i}", value, names, tensors) for i, value in enumerate(args)]
-        named = {name: _flatten(name, value, names, tensors) for name, value in kwargs.items()}
+        owners = [""] * len(names)
+        named = {}
+        for name, value in kwargs.items():
+            named[name] = _flatten(name, value, names, tensors)
+            owners += [name] * (len(names) - len(owners))
         key = tuple(k for k, _ in parts) + tuple((name, k) for name, (k, _) in named.items())
         template = (tuple(t for _, t in parts), {name: t for name, (_, t) in named.items()})
-        return Structure(key, tuple(names), template), tensors
+        return Structure(key, tuple(names), template, tuple(owners)), tensors
 
 
 def _as_scalar(value):

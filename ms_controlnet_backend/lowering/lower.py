@@ -8,6 +8,7 @@ import re
 from ..errors import Refused, Unsupported
 from ..plugins import Registry
 from .builder import Builder, Program, Value
+from .liveness import keep
 
 HOW_TO_ADD = (
     "add one with the hook register_lowerings (README, 'Adding a lowering'), "
@@ -33,7 +34,7 @@ def lower(captured, registry: Registry, target: str, compute_dtype) -> Program:
             program.outputs = [environment[n] for n in captured.outputs]
         else:
             raise Refused(f"graph node {node.op} {node.target}")
-    return _without_dead_code(program)
+    return keep(program, program.name, program.inputs, program.instructions, program.outputs)
 
 
 def _placeholder(node, captured, program: Program, compute_dtype) -> Value:
@@ -124,24 +125,3 @@ def _origin(node) -> str:
     path = next(reversed(stack.values()))[0] if stack else ""
     path = re.sub(r"^.*?component\.?", "", path) if isinstance(path, str) else ""
     return f"{path}: {node.target}" if path else str(node.target)
-
-
-def _without_dead_code(program: Program) -> Program:
-    live = {id(v) for v in program.outputs}
-    kept = []
-    for instruction in reversed(program.instructions):
-        if any(id(v) in live for v in instruction.outputs):
-            kept.append(instruction)
-            live.update(id(v) for v in values_in(instruction.args))
-    program.instructions = kept[::-1]
-    program.weights = [(v, t) for v, t in program.weights if id(v) in live]
-    return program
-
-
-def values_in(args):
-    """All Values in nested arguments."""
-    for a in args:
-        if isinstance(a, Value):
-            yield a
-        elif isinstance(a, (list, tuple)):
-            yield from values_in(a)

@@ -40,7 +40,7 @@ class MindSporeEngine:
     def component(self, site: Site) -> Component:
         with self._lock:
             if site.module not in self._components:
-                self._components[site.module] = Component(site.label, site.scalars, site.module, self)
+                self._components[site.module] = Component(site, self)
             return self._components[site.module]
 
     def warn_once(self, message: str) -> None:
@@ -62,12 +62,16 @@ class MindSporeEngine:
 @dataclass
 class Stats:
     """calls: answered by a graph. seconds: in them, compilation not counted. compiles, compile_seconds: captures and
-    compilations, first run included. fallbacks: calls answered by torch."""
+    compilations, first run included. prologue_runs: how often what is constant over the steps was computed. skipped:
+    calls not run because their output is zero. evicted: graphs dropped, too many being kept. fallbacks: calls answered by torch."""
 
     calls: int = 0
     seconds: float = 0.0
     compiles: int = 0
     compile_seconds: float = 0.0
+    prologue_runs: int = 0
+    skipped: int = 0
+    evicted: int = 0
     fallbacks: int = 0
 
     def __add__(self, other: Stats) -> Stats:
@@ -81,10 +85,12 @@ class Component:
     again. RECAPTURE: the structure changed; all graphs of the module are dropped.
     """
 
-    def __init__(self, label: str, scalars, module, engine: MindSporeEngine):
-        self.label = label
-        self._scalars = scalars
-        self._module = weakref.ref(module)  # the engine's table is keyed by it
+    def __init__(self, site: Site, engine: MindSporeEngine):
+        self.label = site.label
+        self._scalars = site.scalars
+        self._constant = site.constant
+        self._zero_when_zero = site.zero_when_zero
+        self._module = weakref.ref(site.module)  # the engine's table is keyed by it: no strong reference here
         self._engine = engine
         self._arguments: Arguments | None = None
         self._graphs: dict[tuple, executable.Executable] = {}
@@ -105,8 +111,11 @@ class Component:
                 graph = self._graph(structure.key)
                 started = time.perf_counter()
                 self.stats.calls += 1
-                if graph is not None:
-                    output = graph(tensors)
+                if graph is not None and self._is_zero(structure, tensors):
+                    output = graph.zeros()
+                    self.stats.skipped += 1
+                elif graph is not None:
+                    output = self._run(graph, tensors)
                     self.stats.seconds += time.perf_counter() - started
                 else:
                     output = self._compile(original, structure, tensors)
@@ -125,6 +134,20 @@ class Component:
             self._arguments = Arguments(original, self._scalars)
         return self._arguments.split(args, kwargs)
 
+    def _run(self, graph, tensors):
+        before = graph.prologue.runs if graph.prologue else 0
+        try:
+            return graph(tensors)
+        finally:
+            self.stats.prologue_runs += graph.prologue.runs - before if graph.prologue else 0
+
+    def _is_zero(self, structure, tensors) -> bool:
+        """Is the output known to be zero, whatever the other arguments?"""
+        if self._zero_when_zero is None or self._zero_when_zero not in structure.owners:
+            return False
+        t = tensors[structure.owners.index(self._zero_when_zero)]
+        return t.ndim == 0 and t.item() == 0
+
     def _wants_gradients(self, tensors) -> bool:
         if not torch.is_grad_enabled():
             return False
@@ -142,8 +165,9 @@ class Component:
             self._snapshot = None
         if key in self._refused:
             raise self._refused[key]
-        graph = self._graphs.get(key)
+        graph = self._graphs.pop(key, None)
         if graph is not None:
+            self._graphs[key] = graph  # now the last to be dropped
             for weight in graph.converted:
                 weight.refresh()
         return graph
@@ -159,14 +183,18 @@ class Component:
             finally:
                 self._local.tracing = False
             capture_s = time.perf_counter() - started
-            graph, output = executable.build(captured, tensors, registry(), engine.target, engine.store, engine.cache)
+            graph, output = executable.build(captured, tensors, registry(), engine.target, engine.store, engine.cache, self._constant)
         except Refused as refusal:
             self._snapshot = self._snapshot or Snapshot(self._module())
             self._refused[structure.key] = refusal
             raise
         # taken after the capture: some forwards change their own module the first time they run
         self._snapshot = self._snapshot or Snapshot(self._module())
+        while len(self._graphs) >= max(1, engine.options.max_graphs):
+            self._graphs.pop(next(iter(self._graphs)))
+            self.stats.evicted += 1
         self._graphs[structure.key] = graph
+        self.stats.prologue_runs += graph.prologue.runs if graph.prologue else 0
         graph.event.capture_s = capture_s
         logger.info("%s compiled: capture %.1f s, MindSpore %.1f s", self.label, capture_s, graph.event.compile_s)
         manager().hook.component_compiled(event=graph.event)

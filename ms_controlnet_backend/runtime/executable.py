@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,10 @@ from ..compat import mindspore_runtime
 from ..errors import Refused
 from ..hookspecs import Compiled
 from ..lowering.lower import lower
+from ..lowering.prologue import split
 from ..plugins import Registry
-from . import source_cache
+from .prologue import Prologue
+from .source_cache import SourceCache, load
 from .target import Target
 from .weights import Weight, WeightStore
 
@@ -26,65 +29,88 @@ class Executable:
     """One compiled graph. Call it with the tensors of the call, in the structure's order.
 
     weights: kept alive for the graph. converted: those of them that do not lie on torch's own memory.
+    order: which tensors of the call are inputs of the step. outputs: shape and dtype of the tensors returned.
     """
 
     cell: Any
     target: Target
     weights: list[Weight]
-    input_order: list[int]
-    output_dtypes: list[torch.dtype]
+    order: list[int]
+    outputs: list[tuple[tuple[int, ...], torch.dtype]]
     rebuild: Any
     event: Compiled
+    prologue: Prologue | None = None
 
     def __post_init__(self):
-        self.converted = [w for w in self.weights if not w.shared]
+        prologue_weights = self.prologue.weights if self.prologue else []
+        self.converted = [w for w in {id(w): w for w in self.weights + prologue_weights}.values() if not w.shared]
 
     def __call__(self, tensors: list[torch.Tensor]):
         """What the upstream forward would return, computed by MindSpore."""
         with mindspore_runtime.LOCK:
-            inputs = [to_device(tensors[i], self.target) for i in self.input_order]
-            results = self.cell(*inputs)
+            fixed = self.prologue.results(tensors, self._to_device) if self.prologue else ()
+            results = self.cell(*(self._to_device(tensors[i]) for i in self.order), *fixed)
             arrays = [r.asnumpy() for r in results]
-        outputs = [torch.from_numpy(a).to(dtype) for a, dtype in zip(arrays, self.output_dtypes)]
-        return self.rebuild(outputs)
+        return self.rebuild([torch.from_numpy(a).to(dtype) for a, (_, dtype) in zip(arrays, self.outputs)])
+
+    def zeros(self):
+        """The output with every tensor zero."""
+        return self.rebuild([torch.zeros(shape, dtype=dtype) for shape, dtype in self.outputs])
+
+    def _to_device(self, t: torch.Tensor):
+        """A torch tensor as a MindSpore tensor, without a copy where dtype and layout allow it."""
+        host = t.detach().to(device="cpu", dtype=self.target.host_dtype(t.dtype)).contiguous()
+        return mindspore_runtime.tensor(host.numpy())
 
 
-def to_device(t: torch.Tensor, target: Target):
-    """A torch tensor as a MindSpore tensor, without a copy where dtype and layout allow it."""
-    host = t.detach().to(device="cpu", dtype=target.host_dtype(t.dtype)).contiguous()
-    return mindspore_runtime.tensor(host.numpy())
-
-
-def build(captured: Captured, tensors, registry: Registry, target: Target, store: WeightStore, cache):
+def build(
+    captured: Captured,
+    tensors: list[torch.Tensor],
+    registry: Registry,
+    target: Target,
+    store: WeightStore,
+    cache: SourceCache,
+    constant: Collection[str] = (),
+):
     """Compile a captured graph and run it on the tensors of the call that asked for it: (executable, its output).
 
-    tensors: in the structure's order. Raises Refused with MindSpore's message.
+    tensors: in the structure's order. constant: arguments that stay the same over the steps of a run.
+    Raises Refused with MindSpore's message.
     """
     passes.run(captured, registry.passes(target.device))
     operators = collections.Counter(str(n.target) for n in captured.graph.nodes if n.op == "call_function")
     program = lower(captured, registry, target.device, target.compute_dtype)
-    source = codegen.generate(program, f"{captured.name} for {target.device}: generated, do not edit.")
+    places = dict(zip(program.inputs, captured.inputs.values()))
+    owners = captured.structure.owners
+    first, step = split(program, [v for v, i in places.items() if owners and owners[i] in constant])
+    programs = {"Graph": step} if first is None else {"Prologue": first, "Graph": step}
+    source = codegen.generate(f"{captured.name} for {target.device}: generated, do not edit.", **programs)
     path = cache.write(captured.name, source)
     started = time.perf_counter()
+
+    def cell(name):
+        weights = [
+            store.constant(t, v.name) if v in program.constants else store.get(t, v.name)
+            for v, t in programs[name].weights
+        ]
+        made = getattr(load(path), name)(tuple(w.parameter for w in weights))
+        made.set_train(False)
+        return made, weights, [places[v] for v in programs[name].inputs if v in places]
+
     try:
         with mindspore_runtime.LOCK:
-            weights = [
-                store.constant(t, v.name) if v in program.constants else store.get(t, v.name)
-                for v, t in program.weights
-            ]
-            cell = source_cache.load(path).Graph(tuple(w.parameter for w in weights))
-            cell.set_train(False)
+            prologue = None if first is None else Prologue(*cell("Prologue"))
+            made, weights, order = cell("Graph")
             event = Compiled(
                 label=captured.name,
                 signature=", ".join(f"{v.name}: {v.dtype}{list(v.shape)}" for v in program.inputs),
                 operators=dict(operators),
                 source=str(path),
             )
-            order = list(captured.inputs.values())
-            dtypes = [n.meta["val"].dtype for n in captured.outputs]
-            executable = Executable(cell, target, weights, order, dtypes, captured.rebuild, event)
+            outputs = [(tuple(n.meta["val"].shape), n.meta["val"].dtype) for n in captured.outputs]
+            executable = Executable(made, target, weights, order, outputs, captured.rebuild, event, prologue)
             output = executable(tensors)
-    except Exception as error:  # noqa: BLE001 - MindSpore raises anything
+    except Exception as error:
         raise Refused(f"MindSpore does not compile {path}: {_message(error)}") from error
     event.compile_s = time.perf_counter() - started
     return executable, output

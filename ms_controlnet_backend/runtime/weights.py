@@ -24,7 +24,8 @@ def version_of(t: torch.Tensor) -> int:
 
 @dataclass
 class Weight:
-    """host: the contiguous array the Parameter lies on. shared: is that torch's own memory?"""
+    """host: the contiguous array the Parameter lies on. shared: is that torch's own memory? constant: belongs to one
+    graph and never changes."""
 
     parameter: Any
     host: torch.Tensor
@@ -32,6 +33,7 @@ class Weight:
     address: int
     version: int
     source: Callable[[], torch.Tensor | None]
+    constant: bool = False
 
     def moved(self) -> bool:
         """Does the torch tensor now live elsewhere (or not at all)? Graphs on this Weight are then stale."""
@@ -74,7 +76,7 @@ class WeightStore:
     def constant(self, t: torch.Tensor, name: str) -> Weight:
         """A Weight of a tensor that belongs to one graph."""
         weight = self._make(t, name)
-        weight.source = lambda: t
+        weight.source, weight.constant = (lambda: t), True
         return weight
 
     def _make(self, t: torch.Tensor, name: str) -> Weight:

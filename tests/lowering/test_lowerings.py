@@ -92,6 +92,6 @@ def test_generated_source_is_readable_and_deterministic(cache):
         from ms_controlnet_backend.lowering.lower import lower
 
         program = lower(captured, plugins.registry(), "CPU", Target("CPU").compute_dtype)
-        sources.append(codegen.generate(program, "linear"))
+        sources.append(codegen.generate("linear", Graph=program))
     assert sources[0] == sources[1]
     assert "MatMul(transpose_b=True)" in sources[0] and "# aten.linear.default" in sources[0]
