@@ -150,7 +150,9 @@ def test_a_graph_that_mindspore_rejects_stays_on_torch(clean, caplog, monkeypatc
 
     monkeypatch.chdir(tmp_path)
     real = codegen.generate
-    monkeypatch.setattr(codegen, "generate", lambda *a, **k: real(*a, **k).replace("= MatMul(", "= ops.Reshape()((7, 7), "))
+    monkeypatch.setattr(
+        codegen, "generate", lambda *a, **k: real(*a, **k).replace("= MatMul(", "= ops.Reshape()((7, 7), ")
+    )
     pipe = models.pipeline()
     x, text = torch.randn(1, 4, 32, 32), torch.randn(1, 77, 16)
     with torch.no_grad():

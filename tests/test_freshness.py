@@ -101,6 +101,10 @@ def scale_inside_a_processor(pipe):
         processor.factor = 0.4
 
 
+def sliced_attention(pipe):
+    pipe.unet.set_attention_slice("max")
+
+
 def freeu(pipe):
     pipe.unet.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
 
@@ -130,7 +134,7 @@ CHANGES = {
     "fuse_qkv_projections": [qkv], "set_attn_processor": [attention_processor],
     "scale in a processor": [attention_processor, scale_inside_a_processor],
     "submodule": [submodule_replaced], "activation": [activation_replaced], "flag": [flag_changed],
-    "freeu off": [freeu, freeu_off],
+    "freeu off": [freeu, freeu_off], "set_attention_slice": [sliced_attention],
 }  # fmt: skip
 
 
@@ -153,7 +157,14 @@ def test_unet(clean, change):
         expected = compute(reference.unet)
         got = compute(ours.unet)
         assert parity.relative_error(got, expected) < parity.COMPONENT
-    back_to_the_start = {"unfuse_lora", "unload_lora", "lora disabled", "freeu off", "fuse_qkv_projections"}
+    back_to_the_start = {
+        "unfuse_lora",
+        "unload_lora",
+        "lora disabled",
+        "freeu off",
+        "fuse_qkv_projections",
+        "set_attention_slice",
+    }
     if change not in back_to_the_start:
         assert parity.relative_error(expected, before) > 1e-3, "the change changes nothing: the test would see nothing"
 

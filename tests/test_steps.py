@@ -83,7 +83,9 @@ def weight_rows_swapped(text, weight):
 
 
 @pytest.mark.parametrize(
-    "change", [by_numpy, in_place, by_data, weight_in_place, weight_by_data, weight_rows_swapped], ids=lambda c: c.__name__
+    "change",
+    [by_numpy, in_place, by_data, weight_in_place, weight_by_data, weight_rows_swapped],
+    ids=lambda c: c.__name__,
 )
 def test_a_changed_buffer_never_hits(pipe, change):
     reference = models.unet()

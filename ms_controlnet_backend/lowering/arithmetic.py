@@ -335,6 +335,31 @@ def full_like(b, x, value, dtype, layout, device, pin_memory, memory_format):
     return b.full(b.out.shape, value, b.out.dtype)
 
 
+@lowers(aten.zeros.default, samples=[([2, 3],)])
+def zeros(b, size, dtype, layout, device, pin_memory):
+    return b.full(b.out.shape, 0, b.out.dtype)
+
+
+@lowers(aten.ones.default, samples=[([2, 3],)])
+def ones(b, size, dtype, layout, device, pin_memory):
+    return b.full(b.out.shape, 1, b.out.dtype)
+
+
+@lowers(aten.full.default, samples=[([2, 3], 2.5)])
+def full(b, size, value, dtype, layout, device, pin_memory):
+    return b.full(b.out.shape, value, b.out.dtype)
+
+
+@lowers(aten.fill.Scalar, samples=[(t(4, 5), 2.5)])
+def fill(b, x, value):
+    return b.full(b.out.shape, value, b.out.dtype)
+
+
+@lowers(aten.fill.Tensor, samples=[(t(4, 5), t())])
+def fill_tensor(b, x, value):
+    return b.broadcast(b.cast(value, b.out.dtype), b.out.shape)
+
+
 @lowers(aten.new_ones.default, samples=[(t(4, 5), [2, 3])])
 def new_ones(b, x, size, dtype, layout, device, pin_memory):
     return b.full(b.out.shape, 1, b.out.dtype)

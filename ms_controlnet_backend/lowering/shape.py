@@ -140,6 +140,39 @@ def slice_(b, x, dim, start, end, step):
     return b.slice(x, dim, start, max(start, stop), step)
 
 
+@lowers(
+    aten.slice_scatter.default,
+    samples=[(t(5, 6), t(2, 6), 0, 1, 3), (t(5, 6), t(5, 2), 1, -2), (t(5, 6), t(5, 6)), (t(5, 6), t(5, 1), 1, 0, 1)],
+)
+def slice_scatter(b, x, source, dim, start, end, step):
+    """``x`` with a slice replaced: what an in-place write to a slice becomes in a functional graph."""
+    size = x.shape[dim]
+    start, stop, step = slice(start, end, step).indices(size)
+    if step != 1:
+        raise Unsupported(f"step {step}")
+    stop = max(start, stop)
+    source = b.broadcast(
+        b.cast(source, x.dtype), x.shape[: dim % x.rank] + (stop - start,) + x.shape[dim % x.rank + 1 :]
+    )
+    parts = [b.slice(x, dim, 0, start)] if start else []
+    parts.append(source)
+    return b.concat(parts + ([b.slice(x, dim, stop, size)] if stop < size else []), dim)
+
+
+@lowers(aten.select_scatter.default, samples=[(t(5, 6), t(6), 0, 2), (t(5, 6), t(5), 1, -1)])
+def select_scatter(b, x, source, dim, index):
+    index %= x.shape[dim]
+    dim %= x.rank
+    source = b.reshape(source, x.shape[:dim] + (1,) + x.shape[dim + 1 :])
+    return slice_scatter(b, x, source, dim, index, index + 1, 1)
+
+
+@lowers(aten.copy.default, samples=[(t(2, 3), t(3)), (t(2, 3), t(2, 3, kind="int"))])
+def copy(b, x, source, non_blocking):
+    """``source`` in the shape and dtype of ``x``: what an in-place copy becomes in a functional graph."""
+    return b.broadcast(b.cast(source, x.dtype), x.shape)
+
+
 @lowers(aten.narrow.default, samples=[(t(5, 6), 1, 2, 3)])
 def narrow(b, x, dim, start, length):
     return b.slice(x, dim, start % x.shape[dim], start % x.shape[dim] + length)

@@ -183,7 +183,9 @@ class Component:
             finally:
                 self._local.tracing = False
             capture_s = time.perf_counter() - started
-            graph, output = executable.build(captured, tensors, registry(), engine.target, engine.store, engine.cache, self._constant)
+            graph, output = executable.build(
+                captured, tensors, registry(), engine.target, engine.store, engine.cache, self._constant
+            )
         except Refused as refusal:
             self._snapshot = self._snapshot or Snapshot(self._module())
             self._refused[structure.key] = refusal
