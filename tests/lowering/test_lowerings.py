@@ -95,3 +95,38 @@ def test_generated_source_is_readable_and_deterministic(cache):
         sources.append(codegen.generate("linear", Graph=program))
     assert sources[0] == sources[1]
     assert "MatMul(transpose_b=True)" in sources[0] and "# aten.linear.default" in sources[0]
+
+
+@pytest.mark.parametrize("stride, padding, dilation", [(1, 1, 1), (2, 1, 1), (1, 2, 2), (2, 0, 1)])
+def test_convolution_in_bands(cache, monkeypatch, stride, padding, dilation):
+    """A convolution too large for one column matrix is done in bands of rows: the same result."""
+    from ms_controlnet_backend.lowering import conv
+
+    monkeypatch.setattr("ms_controlnet_backend.passes.run", lambda captured, passes: None)
+    monkeypatch.setattr(conv, "COLUMN_BYTES", 3 * 3 * 9 * 4 * 10)
+    args = (
+        T((2, 3, 17, 10)),
+        T((5, 3, 3, 3), weight=True),
+        T((5,), weight=True),
+        [stride] * 2,
+        [padding] * 2,
+        [dilation] * 2,
+    )
+    op, target = torch.ops.aten.conv2d.default, Target("CPU")
+    captured, tensors, expected = single_node_graph(op, args, {}, torch.Generator().manual_seed(0))
+    graph, got = executable.build(captured, tensors, plugins.registry(), target, WeightStore(target), cache)
+    assert open(graph.event.source).read().count("= Im2Col") > 2
+    torch.testing.assert_close(got[0], expected[0], rtol=1e-5, atol=2e-6)
+
+
+def test_attention_in_blocks(cache, monkeypatch):
+    from ms_controlnet_backend.lowering import attention
+
+    monkeypatch.setattr("ms_controlnet_backend.passes.run", lambda captured, passes: None)
+    monkeypatch.setattr(attention, "SCORE_BYTES", 2 * 3 * 7 * 4 * 2)
+    args = (T((2, 3, 5, 4)), T((2, 3, 7, 4)), T((2, 3, 7, 4)), T((5, 7)))
+    op, target = torch.ops.aten.scaled_dot_product_attention.default, Target("CPU")
+    captured, tensors, expected = single_node_graph(op, args, {}, torch.Generator().manual_seed(0))
+    graph, got = executable.build(captured, tensors, plugins.registry(), target, WeightStore(target), cache)
+    assert open(graph.event.source).read().count("= Softmax(") == 3
+    torch.testing.assert_close(got[0], expected[0], rtol=1e-5, atol=2e-6)
