@@ -8,8 +8,8 @@ from . import versions
 
 
 def pipeline_class() -> type:
-    """``DiffusionPipeline``. Constructor, ``from_pretrained``, ``from_single_file``, ``from_pipe``, ``register_modules``
-    and plain assignment all reach its ``__setattr__``."""
+    """``DiffusionPipeline``. Constructor, ``from_pretrained``, ``from_single_file``, ``from_pipe``, assignment and
+    ``register_modules`` all reach its ``__setattr__``."""
     versions.require("diffusers", "transformers")
     from diffusers import DiffusionPipeline
 

@@ -51,11 +51,11 @@ def enable(pipe=None, *, backend: str = "mindspore", device: str | None = None, 
     strict: raise :class:`~ms_controlnet_backend.errors.Refused` where a component cannot be compiled. Without it the
         component stays on torch and one warning says which, why and what to do.
     cache_dir: folder of the generated MindSpore sources; None: ``$MS_CONTROLNET_CACHE`` or the user's cache folder.
-    max_graphs: compiled graphs kept a component (one a signature: sizes, batch, flags); beyond that the one not used for
-        longest is dropped.
+    max_graphs: compiled graphs kept a component (one a signature: sizes, batch, flags); beyond that the one not used
+        for longest is dropped.
 
     Calling it again changes nothing, or changes the options if they are others. Undone by :func:`disable`.
-    Raises UnknownBackend, UnknownDevice, DeviceUnavailable, UnsupportedVersion, or TypeError if ``pipe`` is no pipeline.
+    Raises UnknownBackend, UnknownDevice, DeviceUnavailable, UnsupportedVersion; TypeError if ``pipe`` is no pipeline.
     """
     with _lock:
         if pipe is not None and not diffusers_pipelines.is_pipeline(pipe):

@@ -148,3 +148,29 @@ def test_a_backend_of_a_plugin_runs_components(clean):
                 assert torch.equal(pipe.unet(x, 1, text, return_dict=False)[0], expected * 0.5)
     finally:
         plugins.manager().unregister(plugin)
+
+
+def test_observers_hear_of_every_compilation(clean):
+    import models
+
+    events = []
+
+    class Plugin:
+        @hookimpl
+        def component_compiled(self, event):
+            events.append(event)
+
+    plugin = Plugin()
+    plugins.manager().register(plugin)
+    try:
+        pipe = models.pipeline()
+        clean.enable(pipe, strict=True)
+        with torch.no_grad():
+            for _ in range(2):
+                pipe.unet(torch.randn(1, 4, 32, 32), 1, torch.randn(1, 77, 16))
+    finally:
+        plugins.manager().unregister(plugin)
+    (event,) = events
+    assert event.label == "unet" and "sample: float32[1, 4, 32, 32]" in event.signature
+    assert event.operators["aten.conv2d.default"] > 5 and Path(event.source).is_file()
+    assert event.capture_s > 0 and event.compile_s > 0

@@ -63,7 +63,8 @@ class MindSporeEngine:
 class Stats:
     """calls: answered by a graph. seconds: in them, compilation not counted. compiles, compile_seconds: captures and
     compilations, first run included. prologue_runs: how often what is constant over the steps was computed. skipped:
-    calls not run because their output is zero. evicted: graphs dropped, too many being kept. fallbacks: calls answered by torch."""
+    calls not run because their output is zero. evicted: graphs dropped, too many being kept. fallbacks: calls answered
+    by torch."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -110,7 +111,6 @@ class Component:
             with self._busy:
                 graph = self._graph(structure.key)
                 started = time.perf_counter()
-                self.stats.calls += 1
                 if graph is not None and self._is_zero(structure, tensors):
                     output = graph.zeros()
                     self.stats.skipped += 1
@@ -121,6 +121,7 @@ class Component:
                     output = self._compile(original, structure, tensors)
                     self.stats.compiles += 1
                     self.stats.compile_seconds += time.perf_counter() - started
+                self.stats.calls += 1
             return output
         except Refused as refusal:
             if self._engine.options.strict:

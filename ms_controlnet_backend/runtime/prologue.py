@@ -16,8 +16,8 @@ class Prologue:
     """order: which tensors of the call are its inputs.
 
     The results are used again only if every input is the same tensor (same memory, shape and version) with the same
-    contents, and every weight has the same version and contents. Contents are compared by a weighted sum: writes through
-    ``.data`` or NumPy leave no other mark.
+    contents, and every weight has the same version and contents. Contents are compared by a weighted sum: writes
+    through ``.data`` or NumPy leave no other mark.
     """
 
     cell: Any

@@ -1,4 +1,4 @@
-"""The folder of generated sources. Files are named by their content, so a file is never stale, only absent or damaged."""
+"""The folder of generated sources. Files are named by their content: never stale, only absent or damaged."""
 
 from __future__ import annotations
 

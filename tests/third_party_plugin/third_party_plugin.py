@@ -1,4 +1,4 @@
-"""A plugin as somebody else would write it: a lowering for an overload nobody lowers, an adapter for a new component."""
+"""A plugin as somebody else would write it: a lowering nobody has yet, an adapter for a new component."""
 
 from ms_controlnet_backend.hookspecs import Adapter, Lowering, Site, hookimpl
 
