@@ -6,7 +6,7 @@ import importlib
 
 from ..hookspecs import Lowering, Sample, hookimpl
 
-FAMILIES = ("arithmetic", "shape", "indexing", "linear", "conv", "norm", "attention", "pooling")
+FAMILIES = ("arithmetic", "reductions", "shape", "indexing", "linear", "conv", "norm", "attention", "pooling")
 
 
 class Family(list):

@@ -1,4 +1,4 @@
-"""Elementwise operators, comparisons, reductions and casts."""
+"""Elementwise operators, comparisons and casts."""
 
 from __future__ import annotations
 
@@ -168,12 +168,13 @@ def _logic(name: str):
     def lower(b, x, y):
         if b.out.dtype != "bool":
             raise Unsupported(f"bits of {b.out.dtype}")
-        return b.binary(name, _truth(b, x), _truth(b, y), "bool")
+        return b.binary(name, truth(b, x), truth(b, y), "bool")
 
     return lower
 
 
-def _truth(b, x):
+def truth(b, x):
+    """x as booleans."""
     return x if x.dtype == "bool" else b.binary("NotEqual", x, 0, result="bool")
 
 
@@ -185,7 +186,7 @@ for _ops, _name in LOGIC.items():
 def logical_not(b, x):
     if b.out.dtype != "bool":
         raise Unsupported(f"bits of {b.out.dtype}")
-    return b.call("LogicalNot", _truth(b, x))
+    return b.call("LogicalNot", truth(b, x))
 
 
 @lowers(aten.where.self, samples=[(t(4, 5, kind="bool"), t(4, 5), t(5)), (t(4, 1, kind="bool"), t(), t(4, 5))])
@@ -199,7 +200,7 @@ def where(b, condition, x, y):
         else b.full(b.out.shape, a, b.out.dtype)
         for a in (x, y)
     )
-    return b.call("Select", b.broadcast(_truth(b, condition), b.out.shape), x, y, shape=x.shape, dtype=x.dtype)
+    return b.call("Select", b.broadcast(truth(b, condition), b.out.shape), x, y, shape=x.shape, dtype=x.dtype)
 
 
 @lowers(aten.masked_fill.Scalar, samples=[(t(4, 5), t(5, kind="bool"), float("-inf"))])
@@ -299,7 +300,7 @@ def type_as(b, x, other):
 
 def _to(b, x):
     if b.out.dtype == "bool":
-        return _truth(b, x)
+        return truth(b, x)
     return b.cast(x, b.out.dtype)
 
 
@@ -373,101 +374,3 @@ def new_zeros(b, x, size, dtype, layout, device, pin_memory):
 @lowers(aten.new_full.default, samples=[(t(4, 5), [2, 3], 2.5)])
 def new_full(b, x, size, value, dtype, layout, device, pin_memory):
     return b.full(b.out.shape, value, b.out.dtype)
-
-
-# -- reductions --------------------------------------------------------------------------------------------------
-
-
-def _axes(x, dim):
-    if dim is None or dim == []:
-        return list(range(x.rank))
-    return [dim] if isinstance(dim, int) else list(dim)
-
-
-@lowers(aten.mean.dim, samples=[(t(2, 3, 5), [-1]), (t(2, 3, 5), [0, 2], True), (t(2, 3), None)])
-def mean(b, x, dim, keepdim, dtype):
-    return b.reduce("ReduceMean", b.cast(x, b.out.dtype), _axes(x, dim), keepdim)
-
-
-@lowers(aten.mean.default, samples=[(t(2, 3, 5),)])
-def mean_all(b, x, dtype):
-    return mean(b, x, None, False, dtype)
-
-
-@lowers(aten.sum.dim_IntList, samples=[(t(2, 3, 5), [-1]), (t(2, 3, 5), [0, 2], True)])
-def sum_dim(b, x, dim, keepdim, dtype):
-    return b.reduce("ReduceSum", b.cast(x, b.out.dtype), _axes(x, dim), keepdim)
-
-
-@lowers(aten.sum.default, samples=[(t(2, 3, 5),)])
-def sum_all(b, x, dtype):
-    return sum_dim(b, x, None, False, dtype)
-
-
-@lowers(aten.amax.default, samples=[(t(2, 3, 5), [-1]), (t(2, 3, 5), [0, 2], True)])
-def amax(b, x, dim, keepdim):
-    return b.reduce("ReduceMax", x, _axes(x, dim), keepdim)
-
-
-@lowers(aten.amin.default, samples=[(t(2, 3, 5), [-1])])
-def amin(b, x, dim, keepdim):
-    return b.reduce("ReduceMin", x, _axes(x, dim), keepdim)
-
-
-@lowers(aten.any.dim, samples=[(t(2, 3, kind="bool"), 1)])
-def any_dim(b, x, dim, keepdim):
-    return b.reduce("ReduceAny", _truth(b, x), [dim], keepdim)
-
-
-@lowers(aten.all.dim, samples=[(t(2, 3, kind="bool"), 1)])
-def all_dim(b, x, dim, keepdim):
-    return b.reduce("ReduceAll", _truth(b, x), [dim], keepdim)
-
-
-def _softmax(name: str):
-    def lower(b, x, dim, dtype):
-        x = b.cast(x, b.out.dtype)
-        last = x.rank - 1
-        order = [d for d in range(x.rank) if d != dim % x.rank] + [dim % x.rank]
-        y = b.call(name, b.transpose(x, order), axis=-1)
-        back = [order.index(d) for d in range(last + 1)]
-        return b.transpose(y, back)
-
-    return lower
-
-
-for _op, _name in {aten.softmax.int: "Softmax", aten.log_softmax.int: "LogSoftmax"}.items():
-    lowers(_op, samples=[(t(2, 3, 5), -1), (t(2, 3, 5), 1)])(_softmax(_name))
-for _op, _name in {aten._softmax.default: "Softmax", aten._log_softmax.default: "LogSoftmax"}.items():
-    lowers(_op, samples=[(t(2, 3, 5), -1, False)])(_softmax(_name))
-
-
-@lowers(aten.argmax.default, samples=[(t(2, 7, kind="int"), -1), (t(2, 7), 0, True), (t(2, 7),)])
-def argmax(b, x, dim, keepdim):
-    if dim is None:
-        x, dim = b.reshape(x, (x.size,)), 0
-    if not x.is_float:
-        x = b.cast(x, "float32")  # exact below 2**24; token ids and masks are
-    axis = dim % x.rank
-    shape = x.shape[:axis] + x.shape[axis + 1 :]
-    index = b.call("Argmax", x, shape=shape, dtype="int32", axis=axis)
-    return b.reshape(b.cast(index, "int64"), b.out.shape)
-
-
-@lowers(aten.linalg_vector_norm.default, samples=[(t(2, 3, 5), 2, [-1], True)])
-def vector_norm(b, x, order, dim, keepdim, dtype):
-    if order != 2:
-        raise Unsupported(f"order {order}")
-    x = b.cast(x, b.out.dtype)
-    return b.unary("Sqrt", b.reduce("ReduceSum", b.mul(x, x), _axes(x, dim), keepdim))
-
-
-@lowers(
-    aten.var.correction, samples=[(t(2, 3, 5), [-1]), Sample((t(2, 3, 5), [0, 2]), {"correction": 0, "keepdim": True})]
-)
-def variance(b, x, dim, correction, keepdim):
-    axes = _axes(x, dim)
-    count = math.prod(x.shape[a] for a in axes)
-    centred = b.sub(x, b.reduce("ReduceMean", x, axes, True))
-    total = b.reduce("ReduceSum", b.mul(centred, centred), axes, keepdim)
-    return b.div(total, float(count - (1 if correction is None else correction)))
