@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import dataclasses
 import functools
 import logging
 import threading
@@ -215,15 +216,16 @@ def _no_adapter(name: str, kind: str) -> None:
 
 
 class _Route:
-    """The handler of an intercepted module: asks the engine in force."""
+    """The handler of an intercepted module: asks the engine in force. It holds no reference to the module (whoever
+    drops a pipeline wants its memory back), which comes with every call."""
 
     def __init__(self, site: Site, engine: Engine):
-        self.site = site
+        self.site = dataclasses.replace(site, module=None)
         self.engine = engine
 
     def __call__(self, original, args, kwargs):
         engine = _override.get() or self.engine
-        component = engine.component(self.site)
+        component = engine.component(dataclasses.replace(self.site, module=original.__self__))
         if component is None:
             return original(*args, **kwargs)
         return component(original, args, kwargs)

@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import threading
+import weakref
 
 import models
 import parity
@@ -281,3 +282,17 @@ def test_threads(clean, shared):
     assert not errors
     for got in results.values():
         assert abs(got - expected).max() < 1 / 255
+
+
+def test_a_dropped_pipeline_is_freed(clean):
+    """With gigabytes in it, a pipeline that nobody holds must go, enabled or not, compiled or not."""
+    clean.enable(strict=True)
+    pipe = models.pipeline(nets=2, checker=True)
+    pipe(**models.call_kwargs(nets=2, num_inference_steps=1))
+    modules = [m for c in pipe.components.values() if isinstance(c, torch.nn.Module) for m in c.modules()]
+    gone = [weakref.ref(m) for m in modules]
+    weights = [weakref.ref(p) for m in modules for p in m.parameters()]
+    del pipe, modules
+    gc.collect()
+    assert [r() for r in gone if r() is not None] == []
+    assert [r() for r in weights if r() is not None] == []
