@@ -296,3 +296,42 @@ def test_a_dropped_pipeline_is_freed(clean):
     gc.collect()
     assert [r() for r in gone if r() is not None] == []
     assert [r() for r in weights if r() is not None] == []
+
+
+def test_torch_may_trace_an_enabled_module(clean, shared):
+    """torch.export of an enabled component sees upstream's operators, not ours."""
+    pipe = models.pipeline(**shared)
+    args = (torch.randn(1, 4, 32, 32), torch.tensor(1), torch.randn(1, 77, 16))
+    clean.enable(pipe)
+    with torch.no_grad():
+        exported = torch.export.export(pipe.unet, args, strict=False)
+        expected = pipe.unet(*args).sample
+        assert parity.relative_error(exported.module()(*args).sample, expected) < parity.COMPONENT
+    assert clean.stats()["unet"].calls == 1
+
+
+def test_nested_sites(clean):
+    """A plugin may intercept a module inside another intercepted one: captured as part of it, compiled on its own."""
+    from ms_controlnet_backend import plugins
+    from ms_controlnet_backend.hookspecs import Adapter, Site, hookimpl
+
+    class Plugin:
+        @hookimpl
+        def register_adapters(self):
+            sites = lambda unet, name: [Site(name, unet, ("timestep",)), Site("act", unet.conv_act)]  # noqa: E731
+            return [Adapter("unet", lambda c: type(c).__name__ == "UNet2DConditionModel", sites, priority=1)]
+
+    plugin = Plugin()
+    plugins.manager().register(plugin)
+    try:
+        pipe = models.pipeline()
+        args = (torch.randn(1, 4, 32, 32), torch.tensor(1), torch.randn(1, 77, 16))
+        with torch.no_grad():
+            expected = pipe.unet(*args).sample
+            clean.enable(pipe, strict=True)
+            assert parity.relative_error(pipe.unet(*args).sample, expected) < parity.COMPONENT
+            x = torch.randn(2, 3)
+            assert torch.allclose(pipe.unet.conv_act(x), torch.nn.functional.silu(x), atol=1e-6)
+        assert {k: v.calls for k, v in clean.stats().items()} == {"unet": 1, "act": 1}
+    finally:
+        plugins.manager().unregister(plugin)

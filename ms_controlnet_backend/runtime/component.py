@@ -23,6 +23,8 @@ from .target import Target
 from .weights import WeightStore
 
 logger = logging.getLogger(__name__)
+_local = threading.local()
+_PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
 class MindSporeEngine:
@@ -98,14 +100,16 @@ class Component:
         self._refused: dict[tuple, Refused] = {}
         self._snapshot: Snapshot | None = None
         self._busy = threading.RLock()
-        self._local = threading.local()
         self.stats = Stats()
 
     def __call__(self, original: Callable, args: tuple, kwargs: dict):
-        if getattr(self._local, "tracing", False):  # upstream's forward calls itself while it is captured
+        if getattr(_local, "tracing", False):  # this thread captures this component, or one that contains it
             return original(*args, **kwargs)
         try:
             structure, tensors = self._split(original, args, kwargs)
+            other = next((type(t).__name__ for t in tensors if type(t) not in _PLAIN), None)
+            if other is not None:  # FakeTensor, DTensor, functorch wrappers: torch is tracing or transforming
+                raise Refused(f"an input is a {other}")
             if self._wants_gradients(tensors):
                 raise Refused("gradients are enabled and wanted (run under torch.no_grad() for inference)")
             with self._busy:
@@ -178,11 +182,11 @@ class Component:
         engine = self._engine
         started = time.perf_counter()
         try:
-            self._local.tracing = True
+            _local.tracing = True
             try:
                 captured = capture(self.label, self._module(), original, structure, tensors)
             finally:
-                self._local.tracing = False
+                _local.tracing = False
             capture_s = time.perf_counter() - started
             graph, output = executable.build(
                 captured, tensors, registry(), engine.target, engine.store, engine.cache, self._constant
