@@ -38,6 +38,7 @@ class MindSporeEngine:
         self._components: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
         self._warned: set[str] = set()
+        self._stats: dict[str, Stats] = {}
 
     def component(self, site: Site) -> Component:
         with self._lock:
@@ -54,11 +55,8 @@ class MindSporeEngine:
         return f"MindSpore on {self.target.device}"
 
     def stats(self) -> dict[str, Stats]:
-        """Label → what this engine did for the component; components of one label are added up."""
-        total: dict[str, Stats] = {}
-        for component in list(self._components.values()):
-            total[component.label] = total.get(component.label, Stats()) + component.stats
-        return total
+        """Label → what this engine did for the components of that label, those that are gone included."""
+        return {label: stats + Stats() for label, stats in list(self._stats.items())}
 
 
 @dataclass
@@ -100,7 +98,7 @@ class Component:
         self._refused: dict[tuple, Refused] = {}
         self._snapshot: Snapshot | None = None
         self._busy = threading.RLock()
-        self.stats = Stats()
+        self.stats = engine._stats.setdefault(site.label, Stats())
 
     def __call__(self, original: Callable, args: tuple, kwargs: dict):
         if getattr(_local, "tracing", False):  # this thread captures this component, or one that contains it
