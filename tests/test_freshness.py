@@ -270,8 +270,8 @@ def test_weights_are_not_copied(clean):
         pipe.unet(torch.randn(2, 4, 16, 16), 7, torch.randn(2, 77, 16))
     (engine,) = binding._engines.values()
     component = engine._components[pipe.unet]
-    small, large = component._graphs.values()
+    small, large = ([*g.weights, *g.prologue.weights] for g in component._graphs.values())
     addresses = {p.data_ptr() for p in pipe.unet.parameters()}
-    shared = [w for w in large.weights if w.parameter.data_ptr() in addresses]
-    assert len(shared) == len(addresses)
-    assert {id(w.parameter) for w in shared} <= {id(w.parameter) for w in small.weights}
+    shared = [w for w in large if w.parameter.data_ptr() in addresses]
+    assert {w.parameter.data_ptr() for w in shared} == addresses
+    assert {id(w.parameter) for w in shared} <= {id(w.parameter) for w in small}
