@@ -63,11 +63,6 @@ def _mutates(node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
-def graph_module(exported):
-    """The graph with parameters, buffers and constants as placeholders."""
-    return exported.graph_module
-
-
 def signature(exported) -> tuple[list[str], dict[str, tuple], list[str]]:
     """(user inputs, weights, outputs): placeholder names; placeholder → (path, tensor); output node names.
 

@@ -91,7 +91,7 @@ def capture(name: str, component, forward: Callable, structure: Structure, tenso
     except Exception as error:  # noqa: BLE001 - whatever upstream's code or torch.export raises
         raise Refused(f"torch.export failed: {type(error).__name__}: {_first_line(error)}") from error
     inputs, weights, outputs = torch_export.signature(exported)
-    graph_module = torch_export.graph_module(exported)
+    graph_module = exported.graph_module
     nodes = {n.name: n for n in graph_module.graph.nodes}
     return Captured(
         name=name,

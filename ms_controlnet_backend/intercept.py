@@ -14,7 +14,6 @@ import types
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from .compat import accelerate_hooks
 
@@ -38,13 +37,6 @@ class Interceptor:
         self._handlers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
         self._classes: dict[type, _Patched] = {}
         self._lock = threading.RLock()
-
-    def __contains__(self, instance) -> bool:
-        return instance in self._handlers
-
-    def handler(self, instance) -> Any:
-        entry = self._handlers.get(instance)
-        return entry[0] if entry else None
 
     def attach(self, instance, handler: Callable) -> None:
         """From now on ``instance.forward(*args, **kwargs)`` is ``handler(original, args, kwargs)``."""

@@ -209,6 +209,23 @@ def test_converted_weights(clean, change):
     assert parity.relative_error(got, before) > 1e-2
 
 
+@pytest.mark.parametrize("change", [in_place, new_parameter])
+def test_converted_weights_reach_a_new_size(clean, change):
+    """Changed after one size was compiled, first used by another size: the copy they share must be the new one."""
+    unet, reference = models.unet().half(), models.unet().half()
+    pipe = models.pipeline(unet=unet)
+    clean.enable(pipe, strict=True)
+    with torch.no_grad():
+        unet(LATENTS.half(), 7, TEXT.half())
+        change(pipe)
+        holder = Holder()
+        holder.unet = reference
+        change(holder)
+        x = LATENTS[..., :16, :16]
+        expected = reference.float()(x, 7, TEXT).sample
+        assert parity.relative_error(unet(x.half(), 7, TEXT.half()).sample.float(), expected) < 5e-3
+
+
 def test_textual_inversion_resizes_the_embedding(clean):
     ours, reference = models.text_encoder(), models.text_encoder()
     pipe = models.pipeline(text_encoder=ours)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch.utils import _pytree as pytree
 
+from .repeatable import is_repeatable
+
 LIMIT = 16 * 2**20  # bytes; a larger constant is cheaper to compute than to keep
 
 
@@ -37,10 +39,7 @@ def fold_constants(graph_module) -> None:
 
 
 def _foldable(node, known) -> bool:
-    if isinstance(node.target, torch._ops.OpOverload):
-        if torch.Tag.nondeterministic_seeded in node.target.tags or node.target._schema.is_mutable:
-            return False
-    return all(n in known for n in node.all_input_nodes)
+    return is_repeatable(node) and all(n in known for n in node.all_input_nodes)
 
 
 def _bytes(value) -> int:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+from .repeatable import is_repeatable
 
 
 def merge_duplicates(graph_module) -> None:
     seen: dict = {}
     for node in list(graph_module.graph.nodes):
-        if node.op != "call_function":
+        if node.op != "call_function" or not is_repeatable(node):
             continue
-        if isinstance(node.target, torch._ops.OpOverload):
-            if torch.Tag.nondeterministic_seeded in node.target.tags or node.target._schema.is_mutable:
-                continue
         key = _key(node)
         if key in seen:
             node.replace_all_uses_with(seen[key])

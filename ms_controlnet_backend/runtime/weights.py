@@ -43,6 +43,8 @@ class Weight:
     def refresh(self, force: bool = False) -> bool:
         """Convert again if the torch tensor was changed in place; True if it was."""
         t = self.source()
+        if t is None or t.shape != self.host.shape:  # replaced: no true graph uses this Weight any more
+            return False
         version = version_of(t)
         if self.shared or (version == self.version and not force):
             self.version = version
@@ -66,6 +68,7 @@ class WeightStore:
         if known is not None and known.source() is t and not known.moved():
             dtype = self._target.host_dtype(t.dtype)
             if known.host.dtype == dtype and known.host.shape == t.shape:
+                known.refresh()  # it may have changed since the last graph that used it ran
                 return known
         key = id(t)
         weight = self._make(t, name)
