@@ -1,7 +1,8 @@
 """The few things MindSpore (2.7 … 2.10) does in a way the runtime has to know about.
 
-Measured, on CPU: a jitted call returns when the result is there; two threads in one graph crash the process, so every
-compile and run holds LOCK; ``Parameter(tensor)`` copies and ``assign_value`` shares memory, but a compiled graph keeps
+Measured, on CPU: two threads in one graph crash the process, so every compile and run holds LOCK; calling a jitted
+function hands the graph to a queue, on which ``asnumpy`` then waits in an empty loop that keeps a core busy: on two cores
+a step of the tiny pipeline took 40 to 100 ms so and 18 ms when :class:`Graph` calls the executor itself; ``Parameter(tensor)`` copies and ``assign_value`` shares memory, but a compiled graph keeps
 the address it was compiled with; a failed compile writes ``rank_0/om/analyze_fail.ir`` below the working directory
 unless MS_OM_PATH names another.
 """
@@ -9,6 +10,7 @@ unless MS_OM_PATH names another.
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import threading
@@ -101,3 +103,26 @@ def parameter(array, name: str):
 def tensor(array):
     """A tensor over the memory of a contiguous NumPy array."""
     return mindspore().Tensor.from_numpy(array)
+
+
+class Graph:
+    """A Cell compiled for the arguments of its first call. Calls return when the result is there."""
+
+    def __init__(self, cell):
+        cell.set_train(False)
+        self._cell = cell
+        self._run = None
+
+    def __call__(self, *tensors):
+        """MindSpore tensors in, a tuple of MindSpore tensors out; LOCK must be held."""
+        if self._run is not None:
+            return self._run(tensors, self._phase)
+        gc.freeze()  # compiling collects garbage, which takes a second where much of torch is loaded
+        try:
+            outputs = self._cell.compile_and_run(*tensors)
+        finally:
+            gc.unfreeze()
+        from mindspore.nn.cell import _cell_graph_executor
+
+        self._phase, self._run = self._cell.current_phase, _cell_graph_executor._graph_executor
+        return outputs

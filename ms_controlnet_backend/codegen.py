@@ -54,7 +54,7 @@ def _cell(name: str, program: Program, primitives: dict[str, str]) -> list[str]:
         f"class {name}(ms.nn.Cell):",
         "    def __init__(self, weights):",
         "        super().__init__()",
-        *(f"        {names[v]} = weights[{i}]" for i, (v, _) in enumerate(program.weights)),
+        *(f"        {names[v]} = weights[{i}]" for i, v in enumerate(program.weights)),
         "",
         '    @ms.jit(capture_mode="ast")',
         f"    def construct(self{inputs}):",
@@ -71,7 +71,7 @@ class _Names(dict):
         self._used = {"self", "weights", "ms", "ops", "mint"}
         for v in program.inputs:
             self[v] = self._unique(v.name)
-        for v, _ in program.weights:
+        for v in program.weights:
             self[v] = "self." + self._unique("w_" + v.name)
         for instruction in program.instructions:
             for v in instruction.outputs:

@@ -57,12 +57,12 @@ class Instruction:
 
 @dataclass
 class Program:
-    """inputs and outputs in call order; weights: (value, the torch tensor the runtime feeds it), those in constants
-    belonging to the program and not to the module."""
+    """inputs and outputs in call order; weights: value → the torch tensor the runtime feeds it in the value's shape,
+    those in constants belonging to the program and not to the module."""
 
     name: str
     inputs: list[Value] = field(default_factory=list)
-    weights: list[tuple[Value, Any]] = field(default_factory=list)
+    weights: dict[Value, Any] = field(default_factory=dict)
     constants: set[Value] = field(default_factory=set)
     instructions: list[Instruction] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
@@ -79,6 +79,7 @@ class Builder:
         self.origin = ""
         self._count = 0
         self._constants: dict[tuple, Value] = {}
+        self._views: dict[tuple, Value] = {}
 
     # -- recording ---------------------------------------------------------------------------------------------
 
@@ -106,7 +107,7 @@ class Builder:
         if key not in self._constants:
             name = f"constant_{len(self._constants)}"
             value = Value(name, tuple(array.shape), self.compute_dtype(array.dtype))
-            self.program.weights.append((value, array))
+            self.program.weights[value] = array
             self.program.constants.add(value)
             self._constants[key] = value
         return self._constants[key]
@@ -125,7 +126,20 @@ class Builder:
 
     def reshape(self, x: Value, shape) -> Value:
         shape = tuple(int(s) for s in shape)
-        return x if shape == x.shape else self.call("Reshape", x, shape, shape=shape)
+        if shape == x.shape:
+            return x
+        weight = self.program.weights.get(x)
+        return self.call("Reshape", x, shape, shape=shape) if weight is None else self._view(x, weight, shape)
+
+    def _view(self, x: Value, weight, shape) -> Value:
+        """A weight in another shape: the runtime feeds the same memory (Reshape on CPU copies)."""
+        if (x, shape) not in self._views:
+            view = Value(x.name, shape, x.dtype)
+            self.program.weights[view] = weight
+            if x in self.program.constants:
+                self.program.constants.add(view)
+            self._views[x, shape] = view
+        return self._views[x, shape]
 
     def transpose(self, x: Value, order) -> Value:
         order = tuple(d % x.rank for d in order)

@@ -12,7 +12,7 @@ def keep(program: Program, name: str, inputs, instructions, outputs) -> Program:
         if live.intersection(instruction.outputs):
             kept.append(instruction)
             live.update(values_in(instruction.args))
-    weights = [(v, t) for v, t in program.weights if v in live]
+    weights = {v: t for v, t in program.weights.items() if v in live}
     return Program(name, list(inputs), weights, program.constants, kept[::-1], list(outputs))
 
 

@@ -45,7 +45,7 @@ def _placeholder(node, captured, program: Program, compute_dtype) -> Value:
     if weight is None:
         program.inputs.append(value)
         return value
-    program.weights.append((value, weight.tensor))
+    program.weights[value] = weight.tensor
     if weight.constant:
         program.constants.add(value)
     return value

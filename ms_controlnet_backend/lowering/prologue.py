@@ -17,9 +17,8 @@ def split(program: Program, constant: Collection[Value]) -> tuple[Program | None
 
     The prologue's inputs are among ``constant``; its outputs are further inputs of the step, after the step's own.
     """
-    weights = {v for v, _ in program.weights}
     fixed: set[Value] = set(constant)  # depends on constant inputs
-    free = set(weights)  # depends on weights alone
+    free = set(program.weights)  # depends on weights alone
     first, second = [], []
     for instruction in program.instructions:
         used = set(values_in(instruction.args))

@@ -90,12 +90,11 @@ def build(
 
     def cell(name):
         weights = [
-            store.constant(t, v.name) if v in program.constants else store.get(t, v.name)
-            for v, t in programs[name].weights
+            store.constant(t, v.name, v.shape) if v in program.constants else store.get(t, v.name, v.shape)
+            for v, t in programs[name].weights.items()
         ]
         made = getattr(load(path), name)(tuple(w.parameter for w in weights))
-        made.set_train(False)
-        return made, weights, [places[v] for v in programs[name].inputs if v in places]
+        return mindspore_runtime.Graph(made), weights, [places[v] for v in programs[name].inputs if v in places]
 
     try:
         with mindspore_runtime.LOCK:

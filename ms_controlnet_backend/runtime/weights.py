@@ -24,8 +24,8 @@ def version_of(t: torch.Tensor) -> int:
 
 @dataclass
 class Weight:
-    """host: the contiguous array the Parameter lies on. shared: is that torch's own memory? constant: belongs to one
-    graph and never changes."""
+    """host: the contiguous array the Parameter lies on, in the shape the graph wants. shared: is that torch's own
+    memory? constant: belongs to one graph and never changes."""
 
     parameter: Any
     host: torch.Tensor
@@ -43,49 +43,49 @@ class Weight:
     def refresh(self, force: bool = False) -> bool:
         """Convert again if the torch tensor was changed in place; True if it was."""
         t = self.source()
-        if t is None or t.shape != self.host.shape:  # replaced: no true graph uses this Weight any more
+        if t is None or t.numel() != self.host.numel():  # replaced: no true graph uses this Weight any more
             return False
         version = version_of(t)
         if self.shared or (version == self.version and not force):
             self.version = version
             return False
-        self.host.copy_(t.detach())
+        self.host.copy_(t.detach().reshape(self.host.shape))
         self.version = version
         return True
 
 
 class WeightStore:
-    """torch tensor → Weight, for one target."""
+    """(torch tensor, shape) → Weight, for one target. A graph may want a weight reshaped (a convolution's as a
+    matrix): that is a view of the same memory, where a Reshape in the graph would copy it in every call."""
 
     def __init__(self, target: Target):
         self._target = target
-        self._weights: dict[int, Weight] = {}
+        self._weights: dict[tuple, Weight] = {}
         self._count = 0
 
-    def get(self, t: torch.Tensor, name: str) -> Weight:
+    def get(self, t: torch.Tensor, name: str, shape: tuple[int, ...]) -> Weight:
         """The Weight of a tensor; a new one if the tensor moved since."""
-        known = self._weights.get(id(t))
+        key = id(t), shape
+        known = self._weights.get(key)
         if known is not None and known.source() is t and not known.moved():
-            dtype = self._target.host_dtype(t.dtype)
-            if known.host.dtype == dtype and known.host.shape == t.shape:
+            if known.host.dtype == self._target.host_dtype(t.dtype) and known.host.numel() == t.numel():
                 known.refresh()  # it may have changed since the last graph that used it ran
                 return known
-        key = id(t)
-        weight = self._make(t, name)
+        weight = self._make(t, name, shape)
         weight.source = weakref.ref(t, lambda _: self._weights.pop(key, None))
         self._weights[key] = weight
         return weight
 
-    def constant(self, t: torch.Tensor, name: str) -> Weight:
+    def constant(self, t: torch.Tensor, name: str, shape: tuple[int, ...]) -> Weight:
         """A Weight of a tensor that belongs to one graph."""
-        weight = self._make(t, name)
+        weight = self._make(t, name, shape)
         weight.source, weight.constant = (lambda: t), True
         return weight
 
-    def _make(self, t: torch.Tensor, name: str) -> Weight:
+    def _make(self, t: torch.Tensor, name: str, shape: tuple[int, ...]) -> Weight:
         with torch.no_grad():
             data = t.detach()
-            host = data.to(device="cpu", dtype=self._target.host_dtype(t.dtype)).contiguous()
+            host = data.to(device="cpu", dtype=self._target.host_dtype(t.dtype)).contiguous().reshape(shape)
         shared = host.data_ptr() == t.data_ptr() and host.data_ptr() != 0
         self._count += 1
         parameter = mindspore_runtime.parameter(host.numpy(), f"w{self._count}.{name}")
