@@ -50,7 +50,8 @@ def scaled_dot_product_attention(b, q, k, v, mask, dropout_p, is_causal, scale, 
     blocks = []
     for start in range(0, queries, step):
         stop = min(start + step, queries)
-        scores = b.matmul(b.slice(q, 1, start, stop), k, transpose_y=True)
+        part = b.slice(b.after(q, blocks[-1] if blocks else None), 1, start, stop)
+        scores = b.matmul(part, k, transpose_y=True)
         if bias is not None:
             part = b.slice(bias, 1, start, stop) if bias.shape[1] != 1 else bias
             scores = b.add(scores, part)

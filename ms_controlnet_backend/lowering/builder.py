@@ -13,6 +13,8 @@ from typing import Any
 
 from ..errors import Unsupported
 
+SMALL = 2**14
+"""Elements below which the number of kernels matters more than what they do."""
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -148,7 +150,20 @@ class Builder:
         shape = tuple(x.shape[d] for d in order)
         if [d for d in order if x.shape[d] != 1] == [d for d in range(x.rank) if x.shape[d] != 1]:
             return self.reshape(x, shape)  # only axes of length 1 move
+        swap = _as_swap(x.shape, order)
+        if swap and x.size >= SMALL and self.target == "CPU":
+            return self.reshape(self._swap(x, swap), shape)
         return self.call("Transpose", x, order, shape=shape)
+
+    def _swap(self, x: Value, sizes: tuple[int, int, int, int]) -> Value:
+        """(A, P, Q, D) → (A, Q, P, D) by cutting up the shorter of P and Q and joining the pieces again. Measured on
+        (2, 4096, 8, 40): 1.8 ms where Transpose takes 4.6 ms, and its kernel keeps an index of 8 bytes an element."""
+        a, p, q, d = sizes
+        x = self.reshape(x, sizes)
+        axis, n, into = (2, q, 1) if q <= p else (1, p, 3)
+        piece = sizes[:axis] + (1,) + sizes[axis + 1 :]
+        pieces = self.call_many("Split", x, outputs=[(piece, x.dtype)] * n, axis=axis, output_num=n)
+        return self.concat(pieces, into)
 
     def broadcast(self, x: Value, shape) -> Value:
         shape = tuple(shape)
@@ -190,6 +205,11 @@ class Builder:
             parts.append(self.slice(x, axis, start, start + size))
             start += size
         return parts
+
+    def after(self, x: Value, done: Value | None) -> Value:
+        """``x``, available only when ``done`` was computed. MindSpore starts whatever is ready: independent blocks of
+        one large computation would all be held at once, and blocking would save no memory."""
+        return x if done is None else self.call("Depend", x, done)
 
     # -- arithmetic --------------------------------------------------------------------------------------------
 
@@ -245,3 +265,18 @@ def broadcast_shape(*shapes) -> tuple[int, ...]:
     rank = max(len(s) for s in shapes)
     padded = [(1,) * (rank - len(s)) + tuple(s) for s in shapes]
     return tuple(next((n for n in sizes if n != 1), 1) for sizes in zip(*padded))
+
+
+def _as_swap(shape, order) -> tuple[int, int, int, int] | None:
+    """The sizes (A, P, Q, D) if the permutation is but a swap of P and Q, one of them short, D not tiny."""
+    kept = [d for d in order if shape[d] != 1]
+    axes = sorted(kept)
+    first = next(i for i, (d, e) in enumerate(zip(kept, axes)) if d != e)
+    last = len(kept) - next(i for i, (d, e) in enumerate(zip(kept[::-1], axes[::-1])) if d != e)
+    middle = axes[first:last]
+    cut = middle.index(kept[first])
+    if kept[first:last] != middle[cut:] + middle[:cut]:
+        return None
+    size = lambda ds: math.prod(shape[d] for d in ds)  # noqa: E731
+    a, p, q, d = size(axes[:first]), size(middle[:cut]), size(middle[cut:]), size(axes[last:])
+    return (a, p, q, d) if min(p, q) <= 32 and d >= 8 else None

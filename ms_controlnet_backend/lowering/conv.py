@@ -72,7 +72,8 @@ def _convolve(b, x, weight, stride, padding, dilation):
         x = b.slice(b.slice(x, 2, 0, h, stride[0]), 3, 0, w, stride[1])
     matrix = b.reshape(weight, (weight.shape[0], weight.size // weight.shape[0]))
     samples = []
-    for sample in b.split(x, 0, [1] * x.shape[0]):
+    for i in range(x.shape[0]):
+        sample = b.slice(b.after(x, samples[-1] if samples else None), 0, i, i + 1)
         if pointwise:
             samples.append(_product(b, matrix, sample, out))
         else:
@@ -94,7 +95,7 @@ def _in_bands(b, x, matrix, kernel, stride, padding, dilation, out):
         band = (min(rows, out[0] - start), out[1])
         first = start * stride[0]
         last = first + (band[0] - 1) * stride[0] + dilation[0] * (kernel[0] - 1) + 1
-        part = b.slice(x, 2, first, last)
+        part = b.slice(b.after(x, bands[-1] if bands else None), 2, first, last)
         bands.append(_product(b, matrix, _columns(b, part, kernel, stride, (0, padding[1]), dilation, band), band))
     return b.concat(bands, 2)
 

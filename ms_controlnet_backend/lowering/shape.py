@@ -46,14 +46,28 @@ def squeeze_dim(b, x, dim):
     return b.reshape(x, b.out.shape)
 
 
-@lowers(aten.transpose.int, samples=[(t(2, 3, 4), 1, 2), (t(2, 1, 4), 0, -2)])
+@lowers(
+    aten.transpose.int,
+    samples=[
+        (t(2, 3, 4), 1, 2),
+        (t(2, 1, 4), 0, -2),
+        (t(2, 300, 4, 10), 1, 2),
+        (t(2, 4, 300, 10), 1, 2),
+        (t(4, 300, 1, 16), 0, 1),
+        (t(1, 3, 500, 12), 1, 2),
+        (t(2, 3, 4, 1000), 0, 2),
+    ],
+)
 def transpose(b, x, dim0, dim1):
     order = list(range(x.rank))
     order[dim0], order[dim1] = order[dim1], order[dim0]
     return b.transpose(x, order)
 
 
-@lowers(aten.permute.default, samples=[(t(2, 3, 4), [2, 0, 1]), (t(2, 3, 4), [0, -1, 1])])
+@lowers(
+    aten.permute.default,
+    samples=[(t(2, 3, 4), [2, 0, 1]), (t(2, 3, 4), [0, -1, 1]), (t(2, 3, 4, 90, 8), [0, 3, 1, 2, 4])],
+)
 def permute(b, x, dims):
     return b.transpose(x, dims)
 
