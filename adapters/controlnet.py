@@ -16,6 +16,7 @@ def _sites(component, name):
             scalars=("timestep", "conditioning_scale"),
             constant=("encoder_hidden_states", "controlnet_cond", "added_cond_kwargs"),
             zero_when_zero="conditioning_scale",  # the last thing forward does is to scale every residual
+            resident=True,  # the denoiser takes them
         )
     ]
 

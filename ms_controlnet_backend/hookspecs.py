@@ -59,6 +59,7 @@ class Site:
     constant: arguments that a pipeline passes unchanged in every step. What depends on nothing else is computed once
         and kept until one of them, or a weight it used, changes.
     zero_when_zero: a scalar of which every output is a multiple: where it is 0 the module is not run.
+    resident: the outputs stay on the device, as other sites take them.
     """
 
     label: str
@@ -66,6 +67,7 @@ class Site:
     scalars: tuple[str, ...] = ()
     constant: tuple[str, ...] = ()
     zero_when_zero: str | None = None
+    resident: bool = False
 
 
 class Engine(Protocol):

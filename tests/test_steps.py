@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ms_controlnet_backend
-from ms_controlnet_backend.runtime.prologue import contents
+from ms_controlnet_backend.runtime.identity import contents
 
 
 @pytest.fixture

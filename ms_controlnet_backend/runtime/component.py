@@ -17,14 +17,17 @@ from ..hookspecs import Options, Site
 from ..plugins import manager, registry
 from ..signature import Arguments
 from . import executable
+from .eager import Eager
+from .resident import ResidentTensor
 from .snapshot import Snapshot
 from .source_cache import SourceCache
 from .target import Target
+from .transfers import Crossings, Transfers
 from .weights import WeightStore
 
 logger = logging.getLogger(__name__)
 _local = threading.local()
-_PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+_PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer, ResidentTensor)
 
 
 class MindSporeEngine:
@@ -35,6 +38,11 @@ class MindSporeEngine:
         self.options = options
         self.store = WeightStore(target)
         self.cache = SourceCache(options.cache_dir)
+        self.transfers = Transfers(target)
+        self.eager = Eager(
+            lambda *captured: self.build(*captured, run=self.eager),
+            lambda op: registry().lowering(op, target.device) is not None,
+        )
         self._components: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
         self._warned: set[str] = set()
@@ -45,6 +53,10 @@ class MindSporeEngine:
             if site.module not in self._components:
                 self._components[site.module] = Component(site, self)
             return self._components[site.module]
+
+    def build(self, captured, tensors, **options):
+        """:func:`.executable.build` with what belongs to this engine."""
+        return executable.build(captured, tensors, registry(), self.transfers, self.store, self.cache, **options)
 
     def warn_once(self, message: str) -> None:
         if message not in self._warned:
@@ -60,11 +72,11 @@ class MindSporeEngine:
 
 
 @dataclass
-class Stats:
+class Stats(Crossings):
     """calls: answered by a graph. seconds: in them, compilation not counted. compiles, compile_seconds: captures and
     compilations, first run included. prologue_runs: how often what is constant over the steps was computed. skipped:
     calls not run because their output is zero. evicted: graphs dropped, too many being kept. fallbacks: calls answered
-    by torch."""
+    by torch. to_device, to_host and their bytes: tensors that crossed, weights not counted."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -91,6 +103,7 @@ class Component:
         self._scalars = site.scalars
         self._constant = site.constant
         self._zero_when_zero = site.zero_when_zero
+        self._run_resident = engine.eager if site.resident else None
         self._module = weakref.ref(site.module)  # the engine's table is keyed by it: no strong reference here
         self._engine = engine
         self._arguments: Arguments | None = None
@@ -140,7 +153,7 @@ class Component:
     def _run(self, graph, tensors):
         before = graph.prologue.runs if graph.prologue else 0
         try:
-            return graph(tensors)
+            return graph(tensors, self.stats)
         finally:
             self.stats.prologue_runs += graph.prologue.runs - before if graph.prologue else 0
 
@@ -186,8 +199,8 @@ class Component:
             finally:
                 _local.tracing = False
             capture_s = time.perf_counter() - started
-            graph, output = executable.build(
-                captured, tensors, registry(), engine.target, engine.store, engine.cache, self._constant
+            graph, output = engine.build(
+                captured, tensors, constant=self._constant, run=self._run_resident, count=self.stats
             )
         except Refused as refusal:
             self._snapshot = self._snapshot or Snapshot(self._module())

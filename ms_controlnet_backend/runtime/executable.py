@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import collections
+import functools
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,9 @@ from ..lowering.lower import lower
 from ..lowering.prologue import split
 from ..plugins import Registry
 from .prologue import Prologue
+from .resident import Held, ResidentTensor, plain
 from .source_cache import SourceCache, load
-from .target import Target
+from .transfers import Crossings, Transfers
 from .weights import Weight, WeightStore
 
 
@@ -30,53 +32,78 @@ class Executable:
 
     weights: kept alive for the graph. converted: those of them that do not lie on torch's own memory.
     order: which tensors of the call are inputs of the step. outputs: shape and dtype of the tensors returned.
+    run: where they stay on the device, what runs an operator there; None where they go to the host at once.
     """
 
     cell: Any
-    target: Target
+    transfers: Transfers
     weights: list[Weight]
     order: list[int]
     outputs: list[tuple[tuple[int, ...], torch.dtype]]
     rebuild: Any
     event: Compiled
     prologue: Prologue | None = None
+    run: Callable | None = None
 
     def __post_init__(self):
         prologue_weights = self.prologue.weights if self.prologue else []
         self.converted = [w for w in {id(w): w for w in self.weights + prologue_weights}.values() if not w.shared]
 
-    def __call__(self, tensors: list[torch.Tensor]):
-        """What the upstream forward would return, computed by MindSpore."""
+    def __call__(self, tensors: list[torch.Tensor], count: Crossings):
+        """What the upstream forward would return, computed by MindSpore. count: what crosses is added to it."""
+
+        def to_device(t):
+            if isinstance(t, ResidentTensor) and t.held.value is not None:
+                return t.held.value
+            return self.transfers.to_device(plain(t), count)
+
         with mindspore_runtime.LOCK:
-            fixed = self.prologue.results(tensors, self._to_device) if self.prologue else ()
-            results = self.cell(*(self._to_device(tensors[i]) for i in self.order), *fixed)
-            arrays = [r.asnumpy() for r in results]
-        return self.rebuild([torch.from_numpy(a).to(dtype) for a, (_, dtype) in zip(arrays, self.outputs)])
+            fixed = self.prologue.results(tensors, to_device) if self.prologue else ()
+            values = self.cell(*(to_device(tensors[i]) for i in self.order), *fixed)
+            if self.run is None:
+                out = [self.transfers.to_host(v, dtype, count) for v, (_, dtype) in zip(values, self.outputs)]
+            else:
+                out = [self._resident(v, *spec, count) for v, spec in zip(values, self.outputs)]
+        return self.rebuild(out)
 
     def zeros(self):
         """The output with every tensor zero."""
-        return self.rebuild([torch.zeros(shape, dtype=dtype) for shape, dtype in self.outputs])
+        if self.run is None:
+            return self.rebuild([torch.zeros(shape, dtype=dtype) for shape, dtype in self.outputs])
+        return self.rebuild([self._resident_zeros(shape, dtype) for shape, dtype in self.outputs])
 
-    def _to_device(self, t: torch.Tensor):
-        """A torch tensor as a MindSpore tensor, without a copy where dtype and layout allow it."""
-        host = t.detach().to(device="cpu", dtype=self.target.host_dtype(t.dtype)).contiguous()
-        return mindspore_runtime.tensor(host.numpy())
+    def _resident(self, value, shape, dtype, count):
+        def fetch():
+            with mindspore_runtime.LOCK:
+                return self.transfers.to_host(value, dtype, count)
+
+        return ResidentTensor(Held(value, fetch, functools.partial(self.run, count=count)), shape, dtype)
+
+    def _resident_zeros(self, shape, dtype):
+        with mindspore_runtime.LOCK:
+            value = self.transfers.zeros(shape, dtype)
+        run = functools.partial(self.run, count=Crossings())
+        return ResidentTensor(Held(value, lambda: torch.zeros(shape, dtype=dtype), run), shape, dtype)
 
 
 def build(
     captured: Captured,
     tensors: list[torch.Tensor],
     registry: Registry,
-    target: Target,
+    transfers: Transfers,
     store: WeightStore,
     cache: SourceCache,
     constant: Collection[str] = (),
+    run: Callable | None = None,
+    count: Crossings | None = None,
 ):
     """Compile a captured graph and run it on the tensors of the call that asked for it: (executable, its output).
 
-    tensors: in the structure's order. constant: arguments that stay the same over the steps of a run.
+    tensors: in the structure's order. constant: arguments that stay the same over the steps of a run. run,
+    count: as of Executable.
     Raises Refused with MindSpore's message.
     """
+    target = transfers.target
     passes.run(captured, registry.passes(target.device))
     operators = collections.Counter(str(n.target) for n in captured.graph.nodes if n.op == "call_function")
     program = lower(captured, registry, target.device, target.compute_dtype)
@@ -107,8 +134,8 @@ def build(
                 source=str(path),
             )
             outputs = [(tuple(n.meta["val"].shape), n.meta["val"].dtype) for n in captured.outputs]
-            executable = Executable(made, target, weights, order, outputs, captured.rebuild, event, prologue)
-            output = executable(tensors)
+            executable = Executable(made, transfers, weights, order, outputs, captured.rebuild, event, prologue, run)
+            output = executable(tensors, Crossings() if count is None else count)
     except Exception as error:
         raise Refused(f"MindSpore does not compile {path}: {_message(error)}") from error
     event.compile_s = time.perf_counter() - started

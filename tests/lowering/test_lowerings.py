@@ -12,6 +12,7 @@ from ms_controlnet_backend.lowering.samples import T
 from ms_controlnet_backend.runtime import executable
 from ms_controlnet_backend.runtime.source_cache import SourceCache
 from ms_controlnet_backend.runtime.target import Target
+from ms_controlnet_backend.runtime.transfers import Transfers
 from ms_controlnet_backend.runtime.weights import WeightStore
 from ms_controlnet_backend.signature import Structure
 
@@ -73,7 +74,7 @@ def test_equals_torch(lowering, sample, cache, monkeypatch):
     captured, tensors, expected = single_node_graph(
         lowering.op, sample.args, sample.kwargs, torch.Generator().manual_seed(0)
     )
-    _, got = executable.build(captured, tensors, plugins.registry(), target, WeightStore(target), cache)
+    _, got = executable.build(captured, tensors, plugins.registry(), Transfers(target), WeightStore(target), cache)
     assert len(got) == len(expected)
     for g, e in zip(got, expected):
         assert g.shape == e.shape and g.dtype == e.dtype
@@ -114,7 +115,7 @@ def test_convolution_in_bands(cache, monkeypatch, stride, padding, dilation):
     )
     op, target = torch.ops.aten.conv2d.default, Target("CPU")
     captured, tensors, expected = single_node_graph(op, args, {}, torch.Generator().manual_seed(0))
-    graph, got = executable.build(captured, tensors, plugins.registry(), target, WeightStore(target), cache)
+    graph, got = executable.build(captured, tensors, plugins.registry(), Transfers(target), WeightStore(target), cache)
     assert open(graph.event.source).read().count("= Im2Col") > 2
     torch.testing.assert_close(got[0], expected[0], rtol=1e-5, atol=2e-6)
 
@@ -127,6 +128,6 @@ def test_attention_in_blocks(cache, monkeypatch):
     args = (T((2, 3, 5, 4)), T((2, 3, 7, 4)), T((2, 3, 7, 4)), T((5, 7)))
     op, target = torch.ops.aten.scaled_dot_product_attention.default, Target("CPU")
     captured, tensors, expected = single_node_graph(op, args, {}, torch.Generator().manual_seed(0))
-    graph, got = executable.build(captured, tensors, plugins.registry(), target, WeightStore(target), cache)
+    graph, got = executable.build(captured, tensors, plugins.registry(), Transfers(target), WeightStore(target), cache)
     assert open(graph.event.source).read().count("= Softmax(") == 3
     torch.testing.assert_close(got[0], expected[0], rtol=1e-5, atol=2e-6)
