@@ -2,6 +2,7 @@
 
 from ..hookspecs import Adapter, Site
 from .matching import named
+from .scales import scaled_by_arguments, scales
 
 _multiple = named("MultiControlNetModel", "MultiControlNetUnionModel")
 
@@ -16,6 +17,8 @@ def _sites(component, name):
             scalars=("timestep", "conditioning_scale"),
             constant=("encoder_hidden_states", "controlnet_cond", "added_cond_kwargs"),
             zero_when_zero="conditioning_scale",  # the last thing forward does is to scale every residual
+            settings=scales,
+            around=scaled_by_arguments,
         )
     ]
 

@@ -12,6 +12,7 @@ The built-in backends, adapters, lowerings and passes are registered by the same
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -59,6 +60,10 @@ class Site:
     constant: arguments that a pipeline passes unchanged in every step. What depends on nothing else is computed once
         and kept until one of them, or a weight it used, changes.
     zero_when_zero: a scalar of which every output is a multiple: where it is 0 the module is not run.
+    settings: finds the numbers kept inside the module that are fed to the graph as well: (dictionary or list, key) of
+        each. They must be used in arithmetic only; comparisons with 0 and 1 may choose a shortcut.
+    around: ``(module, args, kwargs)`` → a context manager that does what upstream's ``forward`` does to the module
+        before and after because of an argument, and yields the (args, kwargs) that remain.
     """
 
     label: str
@@ -66,6 +71,8 @@ class Site:
     scalars: tuple[str, ...] = ()
     constant: tuple[str, ...] = ()
     zero_when_zero: str | None = None
+    settings: Callable[[Any], Iterable[tuple[Any, Any]]] | None = None
+    around: Callable[[Any, tuple, dict], AbstractContextManager[tuple[tuple, dict]]] | None = None
 
 
 class Engine(Protocol):

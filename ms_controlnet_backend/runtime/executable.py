@@ -30,6 +30,7 @@ class Executable:
 
     weights: kept alive for the graph. converted: those of them that do not lie on torch's own memory.
     order: which tensors of the call are inputs of the step. outputs: shape and dtype of the tensors returned.
+    baked: the values of the module's settings, where they could not be made an input.
     """
 
     cell: Any
@@ -40,6 +41,7 @@ class Executable:
     rebuild: Any
     event: Compiled
     prologue: Prologue | None = None
+    baked: tuple | None = None
 
     def __post_init__(self):
         prologue_weights = self.prologue.weights if self.prologue else []
