@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import ms_controlnet_backend
+from ms_controlnet_backend import plugins
 from ms_controlnet_backend.capture import capture
 from ms_controlnet_backend.errors import Refused
 from ms_controlnet_backend.settings import Settings
@@ -233,11 +234,9 @@ def test_what_cannot_be_traced_is_refused(use):
 def test_what_cannot_be_traced_is_captured_again(clean, use):
     """… by value, and never answered with the old one."""
     from ms_controlnet_backend.hookspecs import Options, Site
-    from ms_controlnet_backend.runtime.component import MindSporeEngine
-    from ms_controlnet_backend.runtime.target import Target
 
     module = Scaled(use).eval()
-    engine = MindSporeEngine(Target("CPU"), Options(strict=True))
+    engine = plugins.registry().backend("mindspore").build(Options(strict=True))
     site = Site("scaled", module, settings=lambda m: [(m.scaling, k) for k in m.scaling])
     x = torch.tensor([1.0, -2.0])
     for value in (0.5, 0.5, 1.5, 0.0, 0.5):
