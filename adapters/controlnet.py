@@ -2,6 +2,7 @@
 
 from ..hookspecs import Adapter, Site
 from .matching import named
+from .scales import scaled_by_arguments, scales
 
 _multiple = named("MultiControlNetModel", "MultiControlNetUnionModel")
 
@@ -17,6 +18,8 @@ def _sites(component, name):
             constant=("encoder_hidden_states", "controlnet_cond", "added_cond_kwargs"),
             zero_when_zero="conditioning_scale",  # the last thing forward does is to scale every residual
             resident=True,  # the denoiser takes them
+            settings=scales,
+            around=scaled_by_arguments,
         )
     ]
 

@@ -2,9 +2,10 @@
 
 from ..hookspecs import Adapter, Site
 from .matching import named
+from .scales import scales
 
 ADAPTER = Adapter(
     "image_encoder",
     named("CLIPVisionModel", "CLIPVisionModelWithProjection"),
-    lambda encoder, name: [Site(name, encoder)],
+    lambda encoder, name: [Site(name, encoder, settings=scales)],
 )

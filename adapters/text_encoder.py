@@ -2,9 +2,10 @@
 
 from ..hookspecs import Adapter, Site
 from .matching import named
+from .scales import scales
 
 ADAPTER = Adapter(
     "text_encoder",
     named("CLIPTextModel", "CLIPTextModelWithProjection"),
-    lambda encoder, name: [Site(name, encoder)],
+    lambda encoder, name: [Site(name, encoder, settings=scales)],
 )

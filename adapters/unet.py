@@ -2,6 +2,7 @@
 
 from ..hookspecs import Adapter, Site
 from .matching import named
+from .scales import scaled_by_arguments, scales
 
 ADAPTER = Adapter(
     "unet",
@@ -12,6 +13,8 @@ ADAPTER = Adapter(
             unet,
             scalars=("timestep",),
             constant=("encoder_hidden_states", "added_cond_kwargs", "timestep_cond", "encoder_attention_mask"),
+            settings=scales,
+            around=scaled_by_arguments,
         )
     ],
 )

@@ -7,8 +7,9 @@ module itself stay outside the graph.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from .compat import diffusers_pipelines, torch_export
 from .errors import Refused
+from .settings import OWNER, Settings
 from .signature import Structure
 
 
@@ -66,21 +68,29 @@ class _Constant:
     value: Any
 
 
-def capture(name: str, component, forward: Callable, structure: Structure, tensors: list) -> Captured:
+def capture(
+    name: str, component, forward: Callable, structure: Structure, tensors: list, settings=Settings()
+) -> Captured:
     """Trace ``forward`` of ``component``, called with the structure's arguments.
 
-    name: for the generated source. tensors: examples; only their shapes and dtypes count.
+    name: for the generated source. tensors: examples; only their shapes and dtypes count. settings: numbers in the
+    component that become one more input of the graph, a vector after the tensors.
     Raises Refused, with upstream's own error as its cause, where the module cannot be traced or is not functional.
     """
     # hooks inside the component may keep what they see (feature extractors do): never show them fake tensors
     hooked = diffusers_pipelines.watching_hooks(component)
     if hooked:
         raise Refused(f"forward hooks on {hooked[0]!r} must see every call")
+    arguments = len(tensors)
+    if len(settings):
+        tensors = [*tensors, *settings.tensors()]
+        structure = replace(structure, names=(*structure.names, "settings"), owners=(*structure.owners, OWNER))
     recorded: dict = {}  # export puts attributes back that a forward assigns, so the output's structure is kept here
 
     def call(tensors):
-        args, kwargs = structure.rebuild(tensors)
-        with torch_export.only_this_thread():
+        args, kwargs = structure.rebuild(tensors[:arguments])
+        traced = settings.traced(tensors[arguments]) if len(settings) else contextlib.nullcontext()
+        with torch_export.only_this_thread(), traced:
             out = forward(*args, **kwargs)
         leaves, recorded["spec"] = pytree.tree_flatten(out)
         recorded["constants"] = [None if isinstance(x, torch.Tensor) else _Constant(x) for x in leaves]

@@ -12,6 +12,7 @@ The built-in backends, adapters, lowerings and passes are registered by the same
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -60,6 +61,10 @@ class Site:
         and kept until one of them, or a weight it used, changes.
     zero_when_zero: a scalar of which every output is a multiple: where it is 0 the module is not run.
     resident: the outputs stay on the device, as other sites take them.
+    settings: finds the numbers kept inside the module that are fed to the graph as well: (dictionary or list, key) of
+        each. They must be used in arithmetic only; comparisons with 0 and 1 may choose a shortcut.
+    around: ``(module, args, kwargs)`` → a context manager that does what upstream's ``forward`` does to the module
+        before and after because of an argument, and yields the (args, kwargs) that remain.
     """
 
     label: str
@@ -68,6 +73,8 @@ class Site:
     constant: tuple[str, ...] = ()
     zero_when_zero: str | None = None
     resident: bool = False
+    settings: Callable[[Any], Iterable[tuple[Any, Any]]] | None = None
+    around: Callable[[Any, tuple, dict], AbstractContextManager[tuple[tuple, dict]]] | None = None
 
 
 class Engine(Protocol):

@@ -140,3 +140,27 @@ class TestSignature:
     def test_true_is_not_one(self):
         assert self.split(X, 1, extra=True)[0].key != self.split(X, 1, extra=1)[0].key
         assert self.split(X, 1, extra=0.0)[0].key != self.split(X, 1, extra=-0.0)[0].key
+
+
+def test_containers_of_the_module_stay_what_they_are():
+    """torch.export replaces them by copies; somebody may hold the original. What the trace writes to them is undone."""
+
+    class Writes(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 2)
+            self.cache, self.scaling, self.nested = {}, {"a": 2.0}, {"x": [1.0, [2.0]]}
+
+        def forward(self, x):
+            self.cache["seen"] = x
+            self.nested["x"][1].append(3.0)
+            self.nested["x"] = []
+            return self.linear(x) * self.scaling["a"]
+
+    outer = torch.nn.Sequential(Writes())
+    held = [outer[0].cache, outer[0].scaling, outer[0].nested, outer[0].nested["x"], outer[0].nested["x"][1]]
+    structure, tensors = Arguments(outer.forward).split((torch.ones(1, 2),), {})
+    capture("writes", outer, outer.forward, structure, tensors)
+    now = [outer[0].cache, outer[0].scaling, outer[0].nested, outer[0].nested["x"], outer[0].nested["x"][1]]
+    assert all(a is b for a, b in zip(held, now))
+    assert now[:3] == [{}, {"a": 2.0}, {"x": [1.0, [2.0]]}]

@@ -101,6 +101,13 @@ def vector_norm(b, x, order, dim, keepdim, dtype):
     return b.unary("Sqrt", b.reduce("ReduceSum", b.mul(x, x), _axes(x, dim), keepdim))
 
 
+@lowers(aten.linalg_norm.default, samples=[(t(3, 5), None, [1]), (t(3, 5), 2, [0], True), (t(3, 5),)])
+def norm(b, x, order, dim, keepdim, dtype):
+    if order is not None and (dim is None or len(dim) != 1):
+        raise Unsupported(f"the matrix norm {order}")
+    return vector_norm(b, x, 2 if order is None else order, dim, keepdim, dtype)
+
+
 @lowers(
     aten.var.correction, samples=[(t(2, 3, 5), [-1]), Sample((t(2, 3, 5), [0, 2]), {"correction": 0, "keepdim": True})]
 )

@@ -73,6 +73,7 @@ def permute(b, x, dims):
 
 
 @lowers(aten.t.default, samples=[(t(2, 3),), (t(3),)])
+@lowers(aten.numpy_T.default, samples=[(t(2, 3),), (t(3),)])
 def matrix_transpose(b, x):
     return b.transpose(x, range(x.rank)[::-1])
 

@@ -11,10 +11,12 @@ def register_passes():
     from .drop_no_ops import drop_no_ops
     from .fold_constants import fold_constants
     from .merge_duplicates import merge_duplicates
+    from .split_complex import split_complex
 
     return [
         Pass("drop_no_ops", drop_no_ops, order=10),
         Pass("fold_constants", fold_constants, order=20),
+        Pass("split_complex", split_complex, order=25),
         Pass("merge_duplicates", merge_duplicates, order=30),
     ]
 

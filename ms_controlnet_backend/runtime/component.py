@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -15,6 +16,7 @@ from ..capture import capture
 from ..errors import Refused
 from ..hookspecs import Options, Site
 from ..plugins import manager, registry
+from ..settings import OWNER, Settings
 from ..signature import Arguments
 from . import executable
 from .eager import Eager
@@ -96,20 +98,26 @@ class Component:
 
     LIVE: the graph of this signature is used as it is. REFRESH: weights changed in place; converted ones are converted
     again. RECAPTURE: the structure changed; all graphs of the module are dropped.
+
+    Settings (numbers inside the module, `Site.settings`) are fed with every call. A graph in which they could not be
+    an input holds for the values it was captured with.
     """
 
     def __init__(self, site: Site, engine: MindSporeEngine):
         self.label = site.label
         self._scalars = site.scalars
-        self._constant = site.constant
+        self._constant = (*site.constant, OWNER)
+        self._find_settings = site.settings or (lambda module: ())
+        self._around = site.around or (lambda module, args, kwargs: contextlib.nullcontext((args, kwargs)))
         self._zero_when_zero = site.zero_when_zero
         self._run_resident = engine.eager if site.resident else None
         self._module = weakref.ref(site.module)  # the engine's table is keyed by it: no strong reference here
         self._engine = engine
         self._arguments: Arguments | None = None
         self._graphs: dict[tuple, executable.Executable] = {}
-        self._refused: dict[tuple, Refused] = {}
+        self._refused: dict[tuple, tuple[Refused, tuple]] = {}  # and the settings it was refused with
         self._snapshot: Snapshot | None = None
+        self._settings = Settings()
         self._busy = threading.RLock()
         self.stats = engine._stats.setdefault(site.label, Stats())
 
@@ -117,33 +125,37 @@ class Component:
         if getattr(_local, "tracing", False):  # this thread captures this component, or one that contains it
             return original(*args, **kwargs)
         try:
-            structure, tensors = self._split(original, args, kwargs)
-            other = next((type(t).__name__ for t in tensors if type(t) not in _PLAIN), None)
-            if other is not None:  # FakeTensor, DTensor, functorch wrappers: torch is tracing or transforming
-                raise Refused(f"an input is a {other}")
-            if self._wants_gradients(tensors):
-                raise Refused("gradients are enabled and wanted (run under torch.no_grad() for inference)")
-            with self._busy:
-                graph = self._graph(structure.key)
-                started = time.perf_counter()
-                if graph is not None and self._is_zero(structure, tensors):
-                    output = graph.zeros()
-                    self.stats.skipped += 1
-                elif graph is not None:
-                    output = self._run(graph, tensors)
-                    self.stats.seconds += time.perf_counter() - started
-                else:
-                    output = self._compile(original, structure, tensors)
-                    self.stats.compiles += 1
-                    self.stats.compile_seconds += time.perf_counter() - started
-                self.stats.calls += 1
-            return output
+            with self._busy, self._around(self._module(), args, kwargs) as (remaining, named):
+                return self._answer(original, remaining, named)
         except Refused as refusal:
             if self._engine.options.strict:
                 raise
             self.stats.fallbacks += 1
             self._engine.warn_once(f"{self.label} stays on torch: {refusal}")
         return original(*args, **kwargs)
+
+    def _answer(self, original, args, kwargs):
+        """The output by a graph, compiled now if need be; raises Refused."""
+        structure, tensors = self._split(original, args, kwargs)
+        other = next((type(t).__name__ for t in tensors if type(t) not in _PLAIN), None)
+        if other is not None:  # FakeTensor, DTensor, functorch wrappers: torch is tracing or transforming
+            raise Refused(f"an input is a {other}")
+        if self._wants_gradients(tensors):
+            raise Refused("gradients are enabled and wanted (run under torch.no_grad() for inference)")
+        graph = self._graph(structure.key)
+        started = time.perf_counter()
+        if graph is not None and self._is_zero(structure, tensors):
+            output = graph.zeros()
+            self.stats.skipped += 1
+        elif graph is not None:
+            output = self._run(graph, tensors + self._settings.tensors())
+            self.stats.seconds += time.perf_counter() - started
+        else:
+            output = self._compile(original, structure, tensors)
+            self.stats.compiles += 1
+            self.stats.compile_seconds += time.perf_counter() - started
+        self.stats.calls += 1
+        return output
 
     def _split(self, original, args, kwargs):
         if self._arguments is None:
@@ -179,9 +191,14 @@ class Component:
             self._graphs.clear()
             self._refused.clear()
             self._snapshot = None
-        if key in self._refused:
-            raise self._refused[key]
+        values = self._settings.values() if self._snapshot is not None else ()
+        refusal, then = self._refused.get(key, (None, None))
+        if refusal is not None and then == values:
+            raise refusal
         graph = self._graphs.pop(key, None)
+        if graph is not None and graph.baked not in (None, values):
+            logger.info("%s changed a number that is part of its graph: captured again", self.label)
+            return None
         if graph is not None:
             self._graphs[key] = graph  # now the last to be dropped
             for weight in graph.converted:
@@ -189,31 +206,50 @@ class Component:
         return graph
 
     def _compile(self, original, structure, tensors):
-        """Capture, compile and run."""
-        engine = self._engine
-        started = time.perf_counter()
+        """Capture, compile and run; where the module's settings cannot be inputs, with their values baked in."""
+        if self._snapshot is None:
+            self._settings = Settings(self._find_settings(self._module()))
+        values = self._settings.values()
         try:
-            _local.tracing = True
             try:
-                captured = capture(self.label, self._module(), original, structure, tensors)
-            finally:
-                _local.tracing = False
-            capture_s = time.perf_counter() - started
-            graph, output = engine.build(
-                captured, tensors, constant=self._constant, run=self._run_resident, count=self.stats
-            )
+                graph, output = self._build(original, structure, tensors, self._settings)
+            except Refused as refusal:
+                if not values:
+                    raise
+                graph, output = self._build(original, structure, tensors, Settings())
+                graph.baked = values
+                logger.info("%s is captured again when a number inside it changes: %s", self.label, refusal)
         except Refused as refusal:
-            self._snapshot = self._snapshot or Snapshot(self._module())
-            self._refused[structure.key] = refusal
+            self._refused[structure.key] = refusal, values
             raise
-        # taken after the capture: some forwards change their own module the first time they run
-        self._snapshot = self._snapshot or Snapshot(self._module())
-        while len(self._graphs) >= max(1, engine.options.max_graphs):
+        finally:  # taken after the capture: some forwards change their own module the first time they run
+            self._snapshot = self._snapshot or Snapshot(self._module(), self._settings.slots)
+        self._refused.pop(structure.key, None)
+        while len(self._graphs) >= max(1, self._engine.options.max_graphs):
             self._graphs.pop(next(iter(self._graphs)))
             self.stats.evicted += 1
         self._graphs[structure.key] = graph
         self.stats.prologue_runs += graph.prologue.runs if graph.prologue else 0
-        graph.event.capture_s = capture_s
-        logger.info("%s compiled: capture %.1f s, MindSpore %.1f s", self.label, capture_s, graph.event.compile_s)
-        manager().hook.component_compiled(event=graph.event)
+        event = graph.event
+        logger.info("%s compiled: capture %.1f s, MindSpore %.1f s", self.label, event.capture_s, event.compile_s)
+        manager().hook.component_compiled(event=event)
         return output
+
+    def _build(self, original, structure, tensors, settings):
+        engine = self._engine
+        started = time.perf_counter()
+        _local.tracing = True
+        try:
+            captured = capture(self.label, self._module(), original, structure, tensors, settings)
+        finally:
+            _local.tracing = False
+        capture_s = time.perf_counter() - started
+        graph, output = engine.build(
+            captured,
+            tensors + settings.tensors(),
+            constant=self._constant,
+            run=self._run_resident,
+            count=self.stats,
+        )
+        graph.event.capture_s = capture_s
+        return graph, output

@@ -33,6 +33,7 @@ class Executable:
     weights: kept alive for the graph. converted: those of them that do not lie on torch's own memory.
     order: which tensors of the call are inputs of the step. outputs: shape and dtype of the tensors returned.
     run: where they stay on the device, what runs an operator there; None where they go to the host at once.
+    baked: the values of the module's settings, where they could not be made an input.
     """
 
     cell: Any
@@ -44,6 +45,7 @@ class Executable:
     event: Compiled
     prologue: Prologue | None = None
     run: Callable | None = None
+    baked: tuple | None = None
 
     def __post_init__(self):
         prologue_weights = self.prologue.weights if self.prologue else []

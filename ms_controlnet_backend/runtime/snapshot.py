@@ -12,6 +12,8 @@ import types
 
 import torch
 
+from ..settings import AnyNumber
+
 _LEAVES = (int, float, complex, bool, str, bytes, type(None), type, types.FunctionType, types.MethodType,
            types.BuiltinFunctionType, types.ModuleType, torch.dtype, torch.device, torch.nn.Module)  # fmt: skip
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -23,9 +25,14 @@ _DEPTH = 4
 
 class Snapshot:
     """Everything reachable from a module that a capture may depend on: tensors by identity, place, dtype and shape
-    (not by value), modules and other objects by identity, what they contain and plain values by value."""
+    (not by value), modules and other objects by identity, what they contain and plain values by value.
 
-    def __init__(self, module: torch.nn.Module):
+    slots: (container, key) of numbers that are inputs of the graph: any number will do there."""
+
+    def __init__(self, module: torch.nn.Module, slots=()):
+        self._slots: dict[int, list] = {}
+        for container, key in slots:
+            self._slots.setdefault(id(container), []).append(key)
         self._identical: list[tuple] = []  # (live container, its values then): compared by identity
         self._equal: list[tuple] = []  # (live container, a shallow copy): compared by value, identical values first
         self._tensors: list[torch.Tensor] = []
@@ -68,13 +75,13 @@ class Snapshot:
             self._tensors.append(o)
             return
         if isinstance(o, dict):
-            self._equal.append((o, dict(o)))
+            self._equal.append((o, self._expected(o, dict(o))))
             children = [v for k, v in o.items() if k not in skip]
             tensors = [v for v in children if isinstance(v, torch.Tensor)]
             if tensors:  # equality of two tensors may be true of different ones
                 self._identical.append((o, tuple(o.values())))
         elif isinstance(o, (list, set)):
-            self._equal.append((o, type(o)(o)))
+            self._equal.append((o, self._expected(o, type(o)(o))))
             children = list(o)
         elif isinstance(o, (tuple, frozenset)):
             children = list(o)
@@ -83,6 +90,11 @@ class Snapshot:
             depth += 1
         for child in children:
             self._add(child, depth - 1)
+
+    def _expected(self, o, copy):
+        for key in self._slots.get(id(o), ()):
+            copy[key] = AnyNumber()
+        return copy
 
 
 def _place(t: torch.Tensor) -> tuple:

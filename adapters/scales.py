@@ -1,0 +1,40 @@
+"""Where LoRA (peft) and IP-Adapter (diffusers) keep their scales, and what ``cross_attention_kwargs`` does to them."""
+
+from __future__ import annotations
+
+import contextlib
+
+from .matching import named
+
+_lora_layer = named("LoraLayer")
+_IP_PROCESSORS = ("IPAdapterAttnProcessor", "IPAdapterAttnProcessor2_0")  # not their subclasses: who knows what they do
+
+
+def scales(module):
+    """The slots of all scales below a module: (container, key)."""
+    for m in module.modules():
+        if type(m).__name__ in _IP_PROCESSORS and isinstance(m.scale, list):
+            yield from ((m.scale, i) for i in range(len(m.scale)))
+        elif _lora_layer(m) and isinstance(m.scaling, dict):
+            yield from ((m.scaling, name) for name in m.scaling)
+
+
+@contextlib.contextmanager
+def scaled_by_arguments(module, args, kwargs):
+    """What upstream's decorator ``apply_lora_scale("cross_attention_kwargs")`` does around ``forward``, by upstream's
+    functions: with a scale of 0 they leave the layers' scales at their initial values. Yields what remains."""
+    attention = kwargs.get("cross_attention_kwargs")
+    if not isinstance(attention, dict) or "scale" not in attention:
+        yield args, kwargs
+        return
+    from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
+
+    rest = {k: v for k, v in attention.items() if k != "scale"}
+    scale = attention["scale"]
+    if USE_PEFT_BACKEND:
+        scale_lora_layers(module, scale)
+    try:
+        yield args, {**kwargs, "cross_attention_kwargs": rest or None}
+    finally:
+        if USE_PEFT_BACKEND:
+            unscale_lora_layers(module, scale)
