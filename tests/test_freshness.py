@@ -310,3 +310,86 @@ def test_weights_are_not_copied(clean):
     shared = [w for w in large if w.parameter.data_ptr() in addresses]
     assert {w.parameter.data_ptr() for w in shared} == addresses
     assert {id(w.parameter) for w in shared} <= {id(w.parameter) for w in small}
+
+
+def addresses(engine, module):
+    """Parameters of MindSpore that a module's graphs use, by the memory they lie on."""
+    found = {}
+    for graph in engine._components[module]._graphs.values():
+        for weight in [*graph.weights, *(graph.prologue.weights if graph.prologue else [])]:
+            if not weight.constant:
+                found.setdefault(weight.parameter.data_ptr(), set()).add(id(weight.parameter))
+    return found
+
+
+@pytest.mark.parametrize("share", ["from_pipe", "components", "one unet"])
+def test_pipelines_share_weights_and_graphs(clean, share):
+    """Two pipelines over the same modules: one set of parameters, on torch's memory, and nothing compiled again."""
+    from diffusers import StableDiffusionControlNetImg2ImgPipeline
+
+    from ms_controlnet_backend import binding
+
+    pipe = models.pipeline()
+    clean.enable(strict=True)
+    pipe(**models.call_kwargs())
+    compiles = ms_controlnet_backend.stats()["unet"].compiles
+    (engine,) = binding._engines.values()
+    before = addresses(engine, pipe.unet)
+    if share == "from_pipe":
+        other, kind = StableDiffusionControlNetImg2ImgPipeline.from_pipe(pipe), "img2img"
+    elif share == "components":
+        other = StableDiffusionControlNetImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+        kind = "img2img"
+    else:
+        other, kind = models.pipeline("inpaint", unet=pipe.unet), "inpaint"
+    other.set_progress_bar_config(disable=True)
+    parity.assert_same(other, lambda: models.call_kwargs(kind))
+    assert ms_controlnet_backend.stats()["unet"].compiles == compiles
+    assert addresses(engine, pipe.unet) == before
+    assert set(before) == {p.data_ptr() for p in pipe.unet.parameters()}
+    assert all(len(ids) == 1 for ids in before.values())
+
+
+class Stop(BaseException):
+    """Like KeyboardInterrupt."""
+
+
+@pytest.mark.parametrize("where", ["callback", "inside a graph", "between prologue and step", "while compiling"])
+def test_a_run_that_is_broken_off_leaves_the_next_one_right(clean, where, monkeypatch):
+    from ms_controlnet_backend.compat import mindspore_runtime
+
+    from ms_controlnet_backend import capture
+
+    pipe = models.pipeline()
+    expected = pipe(**models.call_kwargs(output_type="latent")).images
+    clean.enable(pipe, strict=True)
+    kwargs = {}
+    if where != "while compiling":
+        pipe(**models.call_kwargs(num_inference_steps=1))
+    calls = []
+    run = mindspore_runtime.Graph.__call__
+
+    def broken(graph, *tensors):
+        calls.append(graph)
+        name = type(graph._cell).__name__
+        if where == "inside a graph" and len(calls) == 5:
+            run(graph, *tensors)
+            raise Stop
+        if where == "between prologue and step" and name == "Graph" and len(calls) > 1:
+            raise Stop
+        return run(graph, *tensors)
+
+    def stop(*args):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        if where == "callback":
+            kwargs["callback_on_step_end"] = stop
+        elif where == "while compiling":
+            patch.setattr(capture.torch_export, "export", stop)
+        else:
+            patch.setattr(mindspore_runtime.Graph, "__call__", broken)
+        with pytest.raises(Stop):
+            pipe(**models.call_kwargs(**kwargs) | {"prompt": "another picture", "image": models.picture(5)})
+    got = pipe(**models.call_kwargs(output_type="latent")).images
+    assert parity.relative_error(got, expected) < parity.LATENTS

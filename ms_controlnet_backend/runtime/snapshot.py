@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import types
+from itertools import chain
 
 import torch
 
@@ -19,6 +20,7 @@ _LEAVES = (int, float, complex, bool, str, bytes, type(None), type, types.Functi
 _TABLES = ("_parameters", "_buffers", "_modules")
 _IRRELEVANT = frozenset({"_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
                          "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", *_TABLES})  # fmt: skip
+_LOOKS = (torch.Tensor.data_ptr, torch.Tensor.dtype.__get__, torch.Tensor.shape.__get__)
 _DEPTH = 4
 """How far below a module's own attributes containers and plain objects are followed."""
 
@@ -33,35 +35,43 @@ class Snapshot:
         self._slots: dict[int, list] = {}
         for container, key in slots:
             self._slots.setdefault(id(container), []).append(key)
-        self._identical: list[tuple] = []  # (live container, its values then): compared by identity
-        self._equal: list[tuple] = []  # (live container, a shallow copy): compared by value, identical values first
+        self._tables: list[dict] = []  # compared by identity of their values
+        self._live: list = []  # containers, and shallow copies of what they were:
+        self._then: list = []  # compared by value, identical values first
         self._tensors: list[torch.Tensor] = []
         self._seen: dict[int, object] = {}  # keeps what was seen alive, so that no id is used again
         for m in module.modules():
             self._add_module(m)
-        self._places = [_place(t) for t in self._tensors]
+        self._lengths = list(map(len, self._tables))
+        self._keys = list(chain.from_iterable(self._tables))
+        self._values = list(chain.from_iterable(map(dict.values, self._tables)))
+        self._places = self._now()
 
     def same(self) -> bool:
         """True while nothing but the values of tensors changed."""
         try:
             return (
-                all(len(live) == len(then) and all(map(operator.is_, live.values(), then))
-                    for live, then in self._identical)
-                and all(live == then for live, then in self._equal)
-                and [_place(t) for t in self._tensors] == self._places
-            )  # fmt: skip
+                list(map(len, self._tables)) == self._lengths
+                and all(map(operator.is_, chain.from_iterable(map(dict.values, self._tables)), self._values))
+                and list(chain.from_iterable(self._tables)) == self._keys
+                and all(map(operator.eq, self._live, self._then))
+                and self._now() == self._places
+            )
         except RuntimeError:  # a comparison that came down to the values of tensors: they are other objects
             return False
+
+    def _now(self) -> list[list]:
+        """Where each tensor lies, and as what."""
+        return [list(map(look, self._tensors)) for look in _LOOKS]
+
+    def _equals(self, live, then) -> None:
+        self._live.append(live)
+        self._then.append(then)
 
     def _add_module(self, m: torch.nn.Module) -> None:
         attributes = vars(m)
         for name in _TABLES:
-            table = attributes[name]
-            if table:
-                self._identical.append((table, tuple(table.values())))
-                self._equal.append((table.keys(), set(table)))
-            else:
-                self._equal.append((table, {}))
+            self._tables.append(attributes[name])
         for table in (attributes["_parameters"], attributes["_buffers"]):
             self._tensors += [t for t in table.values() if t is not None]
         self._add(attributes, _DEPTH, _IRRELEVANT)
@@ -75,13 +85,13 @@ class Snapshot:
             self._tensors.append(o)
             return
         if isinstance(o, dict):
-            self._equal.append((o, self._expected(o, dict(o))))
+            self._equals(o, self._expected(o, dict(o)))
             children = [v for k, v in o.items() if k not in skip]
             tensors = [v for v in children if isinstance(v, torch.Tensor)]
             if tensors:  # equality of two tensors may be true of different ones
-                self._identical.append((o, tuple(o.values())))
+                self._tables.append(o)
         elif isinstance(o, (list, set)):
-            self._equal.append((o, self._expected(o, type(o)(o))))
+            self._equals(o, self._expected(o, type(o)(o)))
             children = list(o)
         elif isinstance(o, (tuple, frozenset)):
             children = list(o)
@@ -95,7 +105,3 @@ class Snapshot:
         for key in self._slots.get(id(o), ()):
             copy[key] = AnyNumber()
         return copy
-
-
-def _place(t: torch.Tensor) -> tuple:
-    return t.data_ptr(), t.dtype, t.shape
