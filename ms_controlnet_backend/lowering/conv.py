@@ -19,6 +19,9 @@ lowers = family.lowers
 COLUMN_BYTES = 192 * 2**20
 """Largest column matrix of one product; a larger convolution is done in bands of rows."""
 
+TOGETHER = 2**15
+"""Largest column matrix, in elements, of a whole batch at once: below, launching kernels costs more than moving data."""
+
 
 @lowers(
     aten.conv2d.default,
@@ -61,6 +64,7 @@ def _convolve(b, x, weight, stride, padding, dilation):
 
     One product a sample: a batched one would need the weight repeated (the CPU kernel does not broadcast), which was
     measured to be slower for every convolution of SD 1.5 and to double the memory, all repetitions being made first.
+    Tiny ones are done together.
     """
     h, w = x.shape[2:]
     kernel = weight.shape[2:]
@@ -71,6 +75,8 @@ def _convolve(b, x, weight, stride, padding, dilation):
     if pointwise and stride != (1, 1):
         x = b.slice(b.slice(x, 2, 0, h, stride[0]), 3, 0, w, stride[1])
     matrix = b.reshape(weight, (weight.shape[0], weight.size // weight.shape[0]))
+    if x.shape[0] > 1 and x.shape[0] * matrix.shape[1] * out[0] * out[1] <= TOGETHER:
+        return _together(b, x, matrix, pointwise, kernel, stride, padding, dilation, out)
     samples = []
     for i in range(x.shape[0]):
         sample = b.slice(b.after(x, samples[-1] if samples else None), 0, i, i + 1)
@@ -79,6 +85,15 @@ def _convolve(b, x, weight, stride, padding, dilation):
         else:
             samples.append(_in_bands(b, sample, matrix, kernel, stride, padding, dilation, out))
     return b.concat(samples, 0)
+
+
+def _together(b, x, matrix, pointwise, kernel, stride, padding, dilation, out):
+    """All samples in one product, side by side: (O, K) x (K, N L)."""
+    n, k, length = x.shape[0], matrix.shape[1], out[0] * out[1]
+    columns = x if pointwise else _columns(b, x, kernel, stride, padding, dilation, out)
+    columns = b.transpose(b.reshape(columns, (n, k, length)), (1, 0, 2))
+    product = b.matmul(matrix, b.reshape(columns, (k, n * length)))
+    return b.reshape(b.transpose(b.reshape(product, (matrix.shape[0], n, length)), (1, 0, 2)), (n, matrix.shape[0], *out))
 
 
 def _in_bands(b, x, matrix, kernel, stride, padding, dilation, out):
@@ -102,7 +117,7 @@ def _in_bands(b, x, matrix, kernel, stride, padding, dilation, out):
 
 def _columns(b, x, kernel, stride, padding, dilation, out):
     attributes = {"ksizes": kernel, "strides": stride, "dilations": dilation, "pads": padding}
-    shape = (1, x.shape[1], kernel[0] * kernel[1], out[0] * out[1])
+    shape = (x.shape[0], x.shape[1], kernel[0] * kernel[1], out[0] * out[1])
     return b.call("Im2Col", x, shape=shape, **attributes)
 
 
