@@ -18,6 +18,7 @@ from ..hookspecs import Compiled
 from ..lowering.lower import lower
 from ..lowering.prologue import split
 from ..plugins import Registry
+from ..settings import OWNER
 from .prologue import Prologue
 from .source_cache import SourceCache, load
 from .target import Target
@@ -28,7 +29,8 @@ from .weights import Weight, WeightStore
 class Executable:
     """One compiled graph. Call it with the tensors of the call, in the structure's order.
 
-    weights: kept alive for the graph. converted: those of them that do not lie on torch's own memory.
+    weights: kept alive for the graph. converted: the module's weights that do not lie on torch's own memory. They are
+    compared whole when the prologue of a run is computed, and in every call of a graph that has none.
     order: which tensors of the call are inputs of the step. outputs: shape and dtype of the tensors returned.
     baked: the values of the module's settings, where they could not be made an input.
     """
@@ -45,15 +47,23 @@ class Executable:
 
     def __post_init__(self):
         prologue_weights = self.prologue.weights if self.prologue else []
-        self.converted = [w for w in {id(w): w for w in self.weights + prologue_weights}.values() if not w.shared]
+        all_weights = {id(w): w for w in self.weights + prologue_weights}.values()
+        self.converted = [w for w in all_weights if not w.shared and not w.constant]
 
     def __call__(self, tensors: list[torch.Tensor]):
         """What the upstream forward would return, computed by MindSpore."""
         with mindspore_runtime.LOCK:
-            fixed = self.prologue.results(tensors, self._to_device) if self.prologue else ()
+            if self.prologue is None or not self.prologue.once_a_run:
+                self.convert()
+            fixed = self.prologue.results(tensors, self._to_device, self.convert) if self.prologue else ()
             results = self.cell(*(self._to_device(tensors[i]) for i in self.order), *fixed)
             arrays = [r.asnumpy() for r in results]
         return self.rebuild([torch.from_numpy(a).to(dtype) for a, (_, dtype) in zip(arrays, self.outputs)])
+
+    def convert(self) -> None:
+        """Bring every converted weight up to date, whatever was written past torch's version counter."""
+        for weight in self.converted:
+            weight.refresh(thoroughly=True)
 
     def zeros(self):
         """The output with every tensor zero."""
@@ -101,6 +111,8 @@ def build(
     try:
         with mindspore_runtime.LOCK:
             prologue = None if first is None else Prologue(*cell("Prologue"))
+            if prologue is not None:
+                prologue.once_a_run = any(owners[i] != OWNER for i in prologue.order)
             made, weights, order = cell("Graph")
             event = Compiled(
                 label=captured.name,
