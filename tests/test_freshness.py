@@ -212,7 +212,7 @@ def test_module_to_dtype(clean, dtype):
     assert (got != expected).any()
 
 
-@pytest.mark.parametrize("change", [in_place, load_state_dict, data_replaced, lora])
+@pytest.mark.parametrize("change", [in_place, by_data, load_state_dict, data_replaced, lora])
 def test_converted_weights(clean, change):
     """float16 weights are converted, not shared: a change must reach the converted copy."""
     ours, reference = Holder(), Holder()
@@ -242,6 +242,60 @@ def test_converted_weights_reach_a_new_size(clean, change):
         x = LATENTS[..., :16, :16]
         expected = reference.float()(x, 7, TEXT).sample
         assert parity.relative_error(unet(x.half(), 7, TEXT.half()).sample.float(), expected) < 5e-3
+
+
+def test_converted_weights_by_data_in_the_middle_of_a_run(clean):
+    """Nothing else changes, and the version does not: found by the sample of every call."""
+    unet, reference = models.unet().half(), models.unet().half().float()
+    pipe = models.pipeline(unet=unet)
+    clean.enable(pipe, strict=True)
+    text = TEXT.half()
+    with torch.no_grad():
+        before = unet(LATENTS.half(), 7, text).sample.float()
+        for net in (unet, reference):  # no weight of the prologue: those are compared whole
+            for name, p in net.named_parameters():
+                p.data.mul_(1.25 if "conv" in name else 1.0)
+        got, expected = unet(LATENTS.half(), 7, text).sample.float(), reference(LATENTS, 7, TEXT).sample
+    assert parity.relative_error(got, expected) < 1e-2
+    assert parity.relative_error(got, before) > 5e-2
+
+
+def test_one_converted_element_by_data(clean):
+    """A write that the sample looked at in every call may miss: seen with the next prompt, the next run."""
+    unet, reference = models.unet().half(), models.unet().half().float()
+    pipe = models.pipeline(unet=unet)
+    clean.enable(pipe, strict=True)
+    with torch.no_grad():
+        before = unet(LATENTS.half(), 7, TEXT.half()).sample.float()
+        unet.conv_in.weight.data[3, 2, 1, 0], reference.conv_in.weight.data[3, 2, 1, 0] = 9.0, 9.0
+        text = TEXT.flip(1).half()
+        got, expected = unet(LATENTS.half(), 7, text).sample.float(), reference(LATENTS, 7, text.float()).sample
+    assert parity.relative_error(got, expected) < 5e-3
+    assert parity.relative_error(got, before) > 5e-2
+
+
+@pytest.mark.parametrize("with_lora", [False, True])
+def test_one_converted_row_by_data(clean, with_lora):
+    """… in a component that runs once a run: seen at once."""
+    encoders = models.text_encoder().half(), models.text_encoder().half()
+    pipe = models.pipeline(text_encoder=encoders[0])
+    clean.enable(pipe, strict=True)
+    ids = torch.arange(77)[None]
+    outputs = []
+    for encoder in encoders:
+        if with_lora:
+            from peft import LoraConfig
+
+            torch.manual_seed(0)
+            encoder.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+            encoder.half()
+    with torch.no_grad():
+        before = encoders[0](ids)[0].float()
+        for encoder in encoders:
+            encoder.get_input_embeddings().weight.data[5] = torch.linspace(-1, 1, 16).half()
+        outputs = encoders[0](ids)[0].float(), encoders[1].float()(ids)[0]
+    assert parity.relative_error(*outputs) < 5e-3
+    assert parity.relative_error(outputs[0], before) > 5e-2
 
 
 def test_textual_inversion_resizes_the_embedding(clean):

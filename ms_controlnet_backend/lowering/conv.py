@@ -20,7 +20,7 @@ COLUMN_BYTES = 192 * 2**20
 """Largest column matrix of one product; a larger convolution is done in bands of rows."""
 
 TOGETHER = 2**15
-"""Largest column matrix, in elements, of a whole batch at once: below, launching kernels costs more than moving data."""
+"""Largest column matrix, in elements, of a whole batch at once: below, launching kernels costs more than data."""
 
 
 @lowers(
@@ -93,7 +93,9 @@ def _together(b, x, matrix, pointwise, kernel, stride, padding, dilation, out):
     columns = x if pointwise else _columns(b, x, kernel, stride, padding, dilation, out)
     columns = b.transpose(b.reshape(columns, (n, k, length)), (1, 0, 2))
     product = b.matmul(matrix, b.reshape(columns, (k, n * length)))
-    return b.reshape(b.transpose(b.reshape(product, (matrix.shape[0], n, length)), (1, 0, 2)), (n, matrix.shape[0], *out))
+    return b.reshape(
+        b.transpose(b.reshape(product, (matrix.shape[0], n, length)), (1, 0, 2)), (n, matrix.shape[0], *out)
+    )
 
 
 def _in_bands(b, x, matrix, kernel, stride, padding, dilation, out):

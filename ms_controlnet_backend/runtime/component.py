@@ -186,8 +186,7 @@ class Component:
         if self._snapshot is not None and not self._snapshot.same():
             logger.info("%s changed its structure: captured again", self.label)
             for graph in self._graphs.values():
-                for weight in graph.converted:  # changes by way of `.data` have no version
-                    weight.refresh(force=True)
+                graph.convert()  # changes by way of `.data` have no version
             self._graphs.clear()
             self._refused.clear()
             self._snapshot = None

@@ -19,6 +19,7 @@ from ..hookspecs import Compiled
 from ..lowering.lower import lower
 from ..lowering.prologue import split
 from ..plugins import Registry
+from ..settings import OWNER
 from .prologue import Prologue
 from .resident import Held, ResidentTensor, plain
 from .source_cache import SourceCache, load
@@ -30,7 +31,8 @@ from .weights import Weight, WeightStore
 class Executable:
     """One compiled graph. Call it with the tensors of the call, in the structure's order.
 
-    weights: kept alive for the graph. converted: those of them that do not lie on torch's own memory.
+    weights: kept alive for the graph. converted: the module's weights that do not lie on torch's own memory. They are
+    compared whole when the prologue of a run is computed, and in every call of a graph that has none.
     order: which tensors of the call are inputs of the step. outputs: shape and dtype of the tensors returned.
     run: where they stay on the device, what runs an operator there; None where they go to the host at once.
     baked: the values of the module's settings, where they could not be made an input.
@@ -49,7 +51,8 @@ class Executable:
 
     def __post_init__(self):
         prologue_weights = self.prologue.weights if self.prologue else []
-        self.converted = [w for w in {id(w): w for w in self.weights + prologue_weights}.values() if not w.shared]
+        all_weights = {id(w): w for w in self.weights + prologue_weights}.values()
+        self.converted = [w for w in all_weights if not w.shared and not w.constant]
 
     def __call__(self, tensors: list[torch.Tensor], count: Crossings):
         """What the upstream forward would return, computed by MindSpore. count: what crosses is added to it."""
@@ -60,13 +63,20 @@ class Executable:
             return self.transfers.to_device(plain(t), count)
 
         with mindspore_runtime.LOCK:
-            fixed = self.prologue.results(tensors, to_device) if self.prologue else ()
+            if self.prologue is None or not self.prologue.once_a_run:
+                self.convert()
+            fixed = self.prologue.results(tensors, to_device, self.convert) if self.prologue else ()
             values = self.cell(*(to_device(tensors[i]) for i in self.order), *fixed)
             if self.run is None:
                 out = [self.transfers.to_host(v, dtype, count) for v, (_, dtype) in zip(values, self.outputs)]
             else:
                 out = [self._resident(v, *spec, count) for v, spec in zip(values, self.outputs)]
         return self.rebuild(out)
+
+    def convert(self) -> None:
+        """Bring every converted weight up to date, whatever was written past torch's version counter."""
+        for weight in self.converted:
+            weight.refresh(thoroughly=True)
 
     def zeros(self):
         """The output with every tensor zero."""
@@ -128,6 +138,8 @@ def build(
     try:
         with mindspore_runtime.LOCK:
             prologue = None if first is None else Prologue(*cell("Prologue"))
+            if prologue is not None:
+                prologue.once_a_run = any(owners[i] != OWNER for i in prologue.order)
             made, weights, order = cell("Graph")
             event = Compiled(
                 label=captured.name,

@@ -1,7 +1,8 @@
 """One MindSpore Parameter per torch tensor, shared by every graph that uses the tensor.
 
 On CPU a float32 weight is not copied: the Parameter lies on torch's memory and sees in-place changes. A weight in
-another dtype or layout is converted once and converted again when the original changed.
+another dtype or layout is converted once and converted again when the original changed: when its version did, when a
+sample of its elements did (writes through ``.data`` leave no version), and once a run whatever they say.
 """
 
 from __future__ import annotations
@@ -16,10 +17,23 @@ import torch
 from ..compat import mindspore_runtime
 from .target import Target
 
+SAMPLE = 32
+"""Elements of a converted weight that are looked at before every call."""
+
 
 def version_of(t: torch.Tensor) -> int:
     """torch's in-place counter; inference tensors have none and cannot be changed outside inference mode."""
     return -1 if t.is_inference() else t._version
+
+
+def checksum(t: torch.Tensor) -> int:
+    """The sum of a tensor's bits, read as 64-bit numbers where that is possible: a fifth of a conversion's time."""
+    flat = t.detach().contiguous().view(-1)
+    per_word = 8 // flat.element_size()
+    aligned = flat.data_ptr() % 8 == 0 and flat.storage_offset() % per_word == 0
+    words = flat.numel() // per_word * per_word if aligned else 0
+    total = flat[:words].view(torch.int64).sum().item() if words else 0
+    return total + flat[words:].view(torch.uint8).sum().item()
 
 
 @dataclass
@@ -34,24 +48,38 @@ class Weight:
     version: int
     source: Callable[[], torch.Tensor | None]
     constant: bool = False
+    checksum: int = 0
+    _sample: tuple | None = None
 
     def moved(self) -> bool:
         """Does the torch tensor now live elsewhere (or not at all)? Graphs on this Weight are then stale."""
         t = self.source()
         return t is None or t.data_ptr() != self.address
 
-    def refresh(self, force: bool = False) -> bool:
-        """Convert again if the torch tensor was changed in place; True if it was."""
+    def refresh(self, thoroughly: bool = False) -> bool:
+        """Convert again if the torch tensor was changed in place; True if it was. thoroughly: look at all of it."""
         t = self.source()
         if t is None or t.numel() != self.host.numel():  # replaced: no true graph uses this Weight any more
             return False
         version = version_of(t)
-        if self.shared or (version == self.version and not force):
+        unchanged = self.shared or (version == self.version and self._sample_is_true(t))
+        if unchanged and not (thoroughly and not self.shared and checksum(t) != self.checksum):
             self.version = version
             return False
         self.host.copy_(t.detach().reshape(self.host.shape))
-        self.version = version
+        self.version, self.checksum = version, checksum(t)
         return True
+
+    def _sample_is_true(self, t: torch.Tensor) -> bool:
+        """Are some elements, spread evenly, what they were when they were converted?"""
+        if t.numel() == 0:
+            return True
+        if self._sample is None:
+            step = max(1, t.numel() // SAMPLE) | 1  # odd: does not stay in one column of a matrix
+            places = torch.arange(0, t.numel(), step)
+            self._sample = places, torch.unravel_index(places, t.shape) if t.ndim else (None,)
+        places, indices = self._sample
+        return torch.equal(t.detach()[indices].to(self.host.dtype), self.host.view(-1)[places])
 
 
 class WeightStore:
@@ -89,4 +117,5 @@ class WeightStore:
         shared = host.data_ptr() == t.data_ptr() and host.data_ptr() != 0
         self._count += 1
         parameter = mindspore_runtime.parameter(host.numpy(), f"w{self._count}.{name}")
-        return Weight(parameter, host, shared, t.data_ptr(), version_of(t), lambda: None)
+        total = 0 if shared else checksum(t)
+        return Weight(parameter, host, shared, t.data_ptr(), version_of(t), lambda: None, checksum=total)
