@@ -16,6 +16,7 @@ _EXPORTS = {
     "disable": "binding",
     "using": "binding",
     "stats": "binding",
+    "compare": "ab.compare",
     "hookimpl": "hookspecs",
     "hookspecs": None,
     "errors": None,

@@ -106,8 +106,20 @@ def using(backend: str, **options):
     options: as of :func:`enable`. Compiled graphs are kept from block to block until :func:`disable`. Raises as
     :func:`enable` does.
     """
+    with on(build(backend, **options)):
+        yield
+
+
+def build(backend: str, **options) -> Engine:
+    """The engine that :func:`using` runs these options on, built if there is none yet. Raises as :func:`enable`."""
     with _lock:
-        engine = _engine(backend, **options)
+        return _engine(backend, **options)
+
+
+@contextlib.contextmanager
+def on(engine: Engine):
+    """As :func:`using`, with an engine: one of :func:`build`, or one that watches another."""
+    with _lock:
         temporary = _state.everywhere is None
         if temporary:  # pipelines that are not enabled otherwise run on torch outside the block
             _state.everywhere = _engine("torch")

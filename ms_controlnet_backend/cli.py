@@ -25,6 +25,24 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own arguments")
     run.set_defaults(function=_run)
 
+    compare = commands.add_parser(
+        "compare", help="run a script's pipeline calls on two backends: the same pictures? Exit code 1 if not"
+    )
+    compare.add_argument("--backends", default="torch,mindspore", help="two, the reference first (%(default)s)")
+    compare.add_argument("--device", help="cpu or ascend, of backends other than torch")
+    compare.add_argument("--repeats", type=int, default=1, help="measured runs a side, after the first (%(default)s)")
+    compare.add_argument(
+        "--shadow",
+        action="store_true",
+        help="also run each component on both sides from the same inputs; names the first that differs",
+    )
+    compare.add_argument("--bisect", action="store_true", help="--shadow, and the first differing operator in it")
+    compare.add_argument("--html", type=Path, metavar="FILE", help="write the report, one self-contained file")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    compare.add_argument("script", type=Path, help="options go before it")
+    compare.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own arguments")
+    compare.set_defaults(function=_compare)
+
     demo = commands.add_parser("demo", help="draw pictures on torch and MindSpore and compare them; no network needed")
     demo.add_argument("--output", type=Path, default=Path("ms-controlnet-demo"), help="folder of the pictures")
     demo.add_argument("--prompt")
@@ -52,6 +70,15 @@ def _run(options) -> int:
     enable(backend=options.backend, device=options.device, strict=options.strict)
     run_script(options.script, options.arguments)
     return 0
+
+
+def _compare(options) -> int:
+    from .ab import command
+
+    if not options.script.is_file():
+        print(f"ms-controlnet: no script {options.script}", file=sys.stderr)
+        return 2
+    return command.run(options)
 
 
 def _demo(options) -> int:

@@ -31,3 +31,7 @@ class Refused(BackendError):
 
 class Unsupported(Refused):
     """A lowering met arguments it does not implement."""
+
+
+class ExtraMissing(BackendError):
+    """Something asked for needs an optional extra that is not installed."""

@@ -78,7 +78,12 @@ class Site:
 
 
 class Engine(Protocol):
-    """A backend, built for a set of options."""
+    """A backend, built for a set of options.
+
+    Optional: ``stats()`` (label → a dataclass of counters), which comparisons show; ``optimise(captured)`` (run the
+    graph passes in place) and ``evaluate(captured, tensors)`` (run a captured graph once, its output tensors in a
+    list), which let a comparison look for a wrong operator inside a component.
+    """
 
     def component(self, site: Site) -> Callable[[Callable, tuple, dict], Any] | None:
         """The callable ``(original_forward, args, kwargs) -> output`` that replaces the site's forward.

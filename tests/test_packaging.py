@@ -59,6 +59,8 @@ def test_the_wheel_imports(tmp_path):
         "from ms_controlnet_backend.demo import run; from importlib import resources\n"
         "files = resources.files('ms_controlnet_backend.demo')\n"
         "assert files.joinpath('assets', 'drawing.png').is_file() and files.joinpath('scripts', 'inpaint.py').is_file()\n"
+        "report = resources.files('ms_controlnet_backend.ab').joinpath('templates', 'report.html.j2')\n"
+        "assert report.is_file() and callable(b.compare)\n"
         "print(b.__file__); print(a.__file__); print(c.__file__)"
     )
     paths = python(code, cwd=tmp_path).split()

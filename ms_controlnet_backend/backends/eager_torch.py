@@ -11,6 +11,20 @@ class TorchEngine:
     def component(self, site):
         return None
 
+    def optimise(self, captured) -> None:
+        """Nothing: torch runs a graph as it was captured."""
+
+    def evaluate(self, captured, tensors: list) -> list:
+        """The outputs of a captured graph, computed by torch. tensors: in the structure's order."""
+        import torch
+
+        placeholders = [n for n in captured.graph.nodes if n.op == "placeholder"]
+        values = [
+            tensors[captured.inputs[n]] if n in captured.inputs else captured.weights[n].tensor for n in placeholders
+        ]
+        with torch.no_grad():
+            return list(torch.fx.Interpreter(captured.graph_module).run(*values))
+
     def describe(self) -> str:
         return f"torch {versions.installed('torch')}"
 

@@ -58,7 +58,7 @@ def _call(node, environment, registry: Registry, builder: Builder):
     if lowering is None:
         raise Refused(f"no lowering for {describe(node.target)}; {HOW_TO_ADD}")
     builder.out = _spec(node.meta.get("val"), builder.compute_dtype)
-    builder.origin = _origin(node)
+    builder.origin = origin(node)
     args = arguments(node.target, node.args, node.kwargs, environment)
     try:
         result = lowering.function(builder, *args)
@@ -119,7 +119,7 @@ def describe(op) -> str:
     return f"{op} ({schema})" if schema is not None else str(op)
 
 
-def _origin(node) -> str:
+def origin(node) -> str:
     """Where the node comes from in the upstream module, for the comments of the generated source."""
     stack = node.meta.get("nn_module_stack") or {}
     path = next(reversed(stack.values()))[0] if stack else ""

@@ -8,10 +8,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
+from .. import passes
 from ..capture import capture
 from ..errors import Refused
 from ..hookspecs import Options, Site
@@ -64,6 +65,18 @@ class MindSporeEngine:
         if message not in self._warned:
             self._warned.add(message)
             logger.warning(message)
+
+    def optimise(self, captured) -> None:
+        """Run the graph passes of this device in place."""
+        passes.run(captured, registry().passes(self.target.device))
+
+    def evaluate(self, captured, tensors: list) -> list:
+        """The outputs of a captured graph, compiled for this one run. tensors: in the structure's order. Raises
+        Refused where it cannot be compiled."""
+        store = WeightStore(self.target)  # the graph's weights die with it
+        cache = SourceCache(self.cache.folder / "operators")
+        captured = replace(captured, rebuild=list)
+        return executable.build(captured, tensors, registry(), Transfers(self.target), store, cache)[1]
 
     def describe(self) -> str:
         return f"MindSpore on {self.target.device}"
