@@ -26,11 +26,11 @@ def run(options) -> int:
         print(f"ms-controlnet: {error}", file=sys.stderr)
         return 2
     report, ended = compare_script(options.script, options.arguments, settings)
-    show(report)
     if options.json is not None:
         options.json.write_text(report.to_json(), encoding="utf-8")
     if options.html is not None:
         options.html.write_text(html.render(report), encoding="utf-8")
+    show(report)  # after the files: whoever reads it may close the pipe early
     if report.interrupted:
         return 130
     if isinstance(ended, SystemExit):

@@ -26,8 +26,8 @@ def plain(report: Report) -> str:
     for i, call in enumerate(report.calls):
         lines += ["", call_title(report, i), *(f"note: {note}" for note in call.notes)]
         for section in sections(call):
-            rows = [section.header, *section.rows]
-            widths = [max(len(row[k]) for row in rows) for k in range(len(section.header))]
+            rows = [section.header, *section.rows] if section.rows else []
+            widths = [max((len(row[k]) for row in rows), default=0) for k in range(len(section.header))]
             lines += ["", section.title]
             lines += ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
     return "\n".join(lines)

@@ -42,6 +42,12 @@ def test_a_wrong_lowering_is_named(op, component, module):
     assert entry["first"]["overload"] == str(op) and entry["first"]["schema"].startswith(str(op))
 
 
+def test_a_wrong_lowering_of_the_reference_is_named_too():
+    with sides.wrong_lowering(aten.silu.default, lambda b, out: b.mul(out, 1.05)):
+        report = run(backends=("mindspore", "torch"))
+    assert report.calls[0].bisect.first.overload == "aten.silu.default", str(report)
+
+
 def test_a_wrong_output_of_several_is_named():
     """The second half of a chunk (GEGLU's gate)."""
     op = aten.chunk.default
