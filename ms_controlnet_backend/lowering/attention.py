@@ -15,8 +15,11 @@ aten = torch.ops.aten
 family = Family()
 lowers = family.lowers
 
-SCORE_BYTES = 64 * 2**20
-"""Largest score matrix held at once; more queries are done block after block."""
+SCORE_BYTES = 16 * 2**20
+"""Largest score matrix held at once; more queries are done block after block. Measured for 16 heads of 40 on 4096
+positions: 0.52 s where blocks of 64 MiB took 0.96 s."""
+QUERIES = 512
+"""Fewest queries worth a block of their own: below, the heads of a block are fewer."""
 
 _q, _k = t(2, 3, 5, 4), t(2, 3, 7, 4)
 
@@ -46,17 +49,28 @@ def scaled_dot_product_attention(b, q, k, v, mask, dropout_p, is_causal, scale, 
         mask = b.constant(torch.ones(queries, keys, dtype=torch.bool).tril())
     bias = _bias(b, mask, lead, queries, keys, q.dtype)
     q = b.mul(q, scale)
-    step = max(1, SCORE_BYTES // (batch * keys * 4))
-    blocks = []
-    for start in range(0, queries, step):
-        stop = min(start + step, queries)
-        part = b.slice(b.after(q, blocks[-1] if blocks else None), 1, start, stop)
-        scores = b.matmul(part, k, transpose_y=True)
-        if bias is not None:
-            part = b.slice(bias, 1, start, stop) if bias.shape[1] != 1 else bias
-            scores = b.add(scores, part)
-        blocks.append(b.matmul(b.call("Softmax", scores, axis=-1), v))
-    return b.reshape(b.concat(blocks, 1), b.out.shape)
+    heads = min(batch, max(1, SCORE_BYTES // (min(queries, QUERIES) * keys * 4)))
+    step = min(queries, max(1, SCORE_BYTES // (heads * keys * 4)))
+    last, done = None, []
+    for head in range(0, batch, heads):
+        until = min(head + heads, batch)
+        kh, vh = (b.slice(x, 0, head, until) for x in (k, v))
+        blocks = []
+        for start in range(0, queries, step):
+            stop = min(start + step, queries)
+            part = b.slice(b.slice(b.after(q, last), 0, head, until), 1, start, stop)
+            scores = b.matmul(part, kh, transpose_y=True)
+            if bias is not None:
+                scores = b.add(scores, _part(b, _part(b, bias, 0, head, until), 1, start, stop))
+            last = b.matmul(b.call("Softmax", scores, axis=-1), vh)
+            blocks.append(last)
+        done.append(b.concat(blocks, 1))
+    return b.reshape(b.concat(done, 0), b.out.shape)
+
+
+def _part(b, x, axis, start, stop):
+    """A slice along an axis that may broadcast."""
+    return x if x.shape[axis] == 1 else b.slice(x, axis, start, stop)
 
 
 def _bias(b, mask, lead, queries, keys, dtype):

@@ -6,71 +6,16 @@ dtype of what comes out. :mod:`..codegen` turns the record into source.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import Unsupported
-
-SMALL = 2**14
-"""Elements below which the number of kernels matters more than what they do."""
-FLOATS = ("float16", "bfloat16", "float32", "float64")
+from .forms import Arranging, Forms, per_channel, samples_of_rows
+from .program import FLOATS, DType, Instruction, Program, Value, broadcast_shape
 
 
-@dataclass(frozen=True, eq=False)
-class Value:
-    """One tensor of the program. shape: static sizes. dtype: MindSpore's name of it, e.g. ``"float32"``."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def rank(self) -> int:
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def is_float(self) -> bool:
-        return self.dtype in FLOATS
-
-
-@dataclass(frozen=True)
-class DType:
-    """A dtype as an argument of a call: rendered ``ms.float32``."""
-
-    name: str
-
-
-@dataclass
-class Instruction:
-    """``outputs = callee(*args)``. callee: a primitive class with its attributes, or the dotted path of a function."""
-
-    callee: str
-    attributes: dict[str, Any]
-    args: tuple
-    outputs: tuple[Value, ...]
-    origin: str
-
-
-@dataclass
-class Program:
-    """inputs and outputs in call order; weights: value → the torch tensor the runtime feeds it in the value's shape,
-    those in constants belonging to the program and not to the module."""
-
-    name: str
-    inputs: list[Value] = field(default_factory=list)
-    weights: dict[Value, Any] = field(default_factory=dict)
-    constants: set[Value] = field(default_factory=set)
-    instructions: list[Instruction] = field(default_factory=list)
-    outputs: list[Value] = field(default_factory=list)
-
-
-class Builder:
+class Builder(Arranging):
     """Records the program. ``out`` is what torch says the node being lowered returns (compute dtypes)."""
 
     def __init__(self, program: Program, target: str, compute_dtype):
@@ -82,6 +27,7 @@ class Builder:
         self._count = 0
         self._constants: dict[tuple, Value] = {}
         self._views: dict[tuple, Value] = {}
+        self._forms = Forms()
 
     # -- recording ---------------------------------------------------------------------------------------------
 
@@ -102,6 +48,10 @@ class Builder:
     def _value(self, shape, dtype) -> Value:
         self._count += 1
         return Value(f"v{self._count}", tuple(int(s) for s in shape), dtype)
+
+    def note(self, text: str) -> None:
+        """Say in the generated source what was chosen for this operator."""
+        self.origin = f"{self.origin} ({text})"
 
     def constant(self, array) -> Value:
         """A torch tensor as a constant of the program (fed like a weight)."""
@@ -124,87 +74,7 @@ class Builder:
     # -- dtypes and shapes -------------------------------------------------------------------------------------
 
     def cast(self, x: Value, dtype: str) -> Value:
-        return x if x.dtype == dtype else self.call("Cast", x, DType(dtype), dtype=dtype)
-
-    def reshape(self, x: Value, shape) -> Value:
-        shape = tuple(int(s) for s in shape)
-        if shape == x.shape:
-            return x
-        weight = self.program.weights.get(x)
-        return self.call("Reshape", x, shape, shape=shape) if weight is None else self._view(x, weight, shape)
-
-    def _view(self, x: Value, weight, shape) -> Value:
-        """A weight in another shape: the runtime feeds the same memory (Reshape on CPU copies)."""
-        if (x, shape) not in self._views:
-            view = Value(x.name, shape, x.dtype)
-            self.program.weights[view] = weight
-            if x in self.program.constants:
-                self.program.constants.add(view)
-            self._views[x, shape] = view
-        return self._views[x, shape]
-
-    def transpose(self, x: Value, order) -> Value:
-        order = tuple(d % x.rank for d in order)
-        if order == tuple(range(x.rank)):
-            return x
-        shape = tuple(x.shape[d] for d in order)
-        if [d for d in order if x.shape[d] != 1] == [d for d in range(x.rank) if x.shape[d] != 1]:
-            return self.reshape(x, shape)  # only axes of length 1 move
-        swap = _as_swap(x.shape, order)
-        if swap and x.size >= SMALL and self.target == "CPU":
-            return self.reshape(self._swap(x, swap), shape)
-        return self.call("Transpose", x, order, shape=shape)
-
-    def _swap(self, x: Value, sizes: tuple[int, int, int, int]) -> Value:
-        """(A, P, Q, D) → (A, Q, P, D) by cutting up the shorter of P and Q and joining the pieces again. Measured on
-        (2, 4096, 8, 40): 1.8 ms where Transpose takes 4.6 ms, and its kernel keeps an index of 8 bytes an element."""
-        a, p, q, d = sizes
-        x = self.reshape(x, sizes)
-        axis, n, into = (2, q, 1) if q <= p else (1, p, 3)
-        piece = sizes[:axis] + (1,) + sizes[axis + 1 :]
-        pieces = self.call_many("Split", x, outputs=[(piece, x.dtype)] * n, axis=axis, output_num=n)
-        return self.concat(pieces, into)
-
-    def broadcast(self, x: Value, shape) -> Value:
-        shape = tuple(shape)
-        x = self.reshape(x, (1,) * (len(shape) - x.rank) + x.shape)
-        return x if x.shape == shape else self.call("BroadcastTo", x, shape=shape, shape_=shape)
-
-    def concat(self, xs: Sequence[Value], axis: int) -> Value:
-        xs = list(xs)
-        axis %= xs[0].rank
-        if len(xs) == 1:
-            return xs[0]
-        shape = list(xs[0].shape)
-        shape[axis] = sum(x.shape[axis] for x in xs)
-        return self.call("Concat", tuple(xs), shape=shape, dtype=xs[0].dtype, axis=axis)
-
-    def slice(self, x: Value, axis: int, start: int, stop: int, step: int = 1) -> Value:
-        """``x[start:stop:step]`` along one axis, with 0 <= start <= stop <= size.
-
-        ``Slice`` where the step is 1: ``StridedSlice`` on CPU was measured 70 times slower along the first axis.
-        """
-        axis %= x.rank
-        length = max(0, -(-(stop - start) // step))
-        if length == x.shape[axis]:
-            return x
-        shape = x.shape[:axis] + (length,) + x.shape[axis + 1 :]
-        begin = tuple(start if d == axis else 0 for d in range(x.rank))
-        if length == 0:
-            raise Unsupported("an empty slice")
-        if step == 1:
-            return self.call("Slice", x, begin, shape, shape=shape)
-        end = tuple(stop if d == axis else s for d, s in enumerate(x.shape))
-        steps = tuple(step if d == axis else 1 for d in range(x.rank))
-        return self.call("StridedSlice", x, begin, end, steps, shape=shape)
-
-    def split(self, x: Value, axis: int, sizes: Sequence[int]) -> list[Value]:
-        axis %= x.rank
-        parts, start = [], 0
-        for size in sizes:
-            parts.append(self.slice(x, axis, start, start + size))
-            start += size
-        return parts
+        return x if x.dtype == dtype else self._elementwise("Cast", x, DType(dtype), dtype=dtype)
 
     def after(self, x: Value, done: Value | None) -> Value:
         """``x``, available only when ``done`` was computed. MindSpore starts whatever is ready: independent blocks of
@@ -214,7 +84,16 @@ class Builder:
     # -- arithmetic --------------------------------------------------------------------------------------------
 
     def unary(self, name: str, x: Value, dtype: str | None = None) -> Value:
-        return self.call(name, self.cast(x, dtype) if dtype else x)
+        return self._elementwise(name, self.cast(x, dtype) if dtype else x)
+
+    def _elementwise(self, name: str, x: Value, *args, dtype: str | None = None) -> Value:
+        """A function of each element, in the arrangement in which ``x`` is computed."""
+        base = self._forms.rows.get(x) or self._forms.root(x)
+        return self._arranged(self.call(name, base, *args, dtype=dtype), x)
+
+    def _arranged(self, y: Value, like: Value) -> Value:
+        """What was computed in the arrangement of ``_elementwise``, in the shape of ``like``."""
+        return self.from_rows(y, like.shape) if like in self._forms.rows else self.reshape(y, like.shape)
 
     def binary(self, name: str, x, y, dtype: str | None = None, result: str | None = None) -> Value:
         """An elementwise primitive with NumPy broadcasting. x, y: values or Python numbers. dtype: what both are
@@ -222,8 +101,57 @@ class Builder:
         like = x if isinstance(x, Value) else y
         dtype = dtype or like.dtype
         x, y = (self._operand(a, dtype) for a in (x, y))
-        shapes = [a.shape for a in (x, y) if isinstance(a, Value)]
-        return self.call(name, x, y, shape=broadcast_shape(*shapes), dtype=result or dtype)
+        shape = broadcast_shape(*(a.shape for a in (x, y) if isinstance(a, Value)))
+        full = [a for a in (x, y) if isinstance(a, Value) and a.shape == shape]
+        like = next((a for a in full if a in self._forms.rows), full[0] if full else None)
+        arranged = like and self._align(x, y, like)
+        a, b = arranged or (x, y)
+        call = self._bias_add if name == "Add" and a is not b and _is_bias(a, b) else functools.partial(self.call, name)
+        out = call(
+            a, b, shape=broadcast_shape(*(v.shape for v in (a, b) if isinstance(v, Value))), dtype=result or dtype
+        )
+        return self._arranged(out, like) if arranged else out
+
+    def _bias_add(self, a: Value, b: Value, shape, dtype) -> Value:
+        """The kernel for a row added to every row of a matrix: half the time of a broadcast Add."""
+        return self.call("BiasAdd", a, self.reshape(b, (b.size,)))
+
+    def _align(self, x, y, like: Value) -> tuple | None:
+        """x and y in the arrangement in which ``like``, one of them, is computed, if the other one can be had in it
+        for little."""
+        other = y if like is x else x
+        if like in self._forms.rows:
+            other = self._as_rows(other, like)
+        else:
+            other = self._as_root(other, like)
+        if other is None:
+            return None
+        base = self._forms.rows.get(like) or self._forms.root(like)
+        return (base, other) if like is x else (other, base)
+
+    def _as_rows(self, other, like: Value):
+        if not isinstance(other, Value):
+            return other
+        if other.shape == like.shape:
+            return self.rows(other)
+        one = per_channel(other.shape, like.shape)
+        if one is None:
+            return None
+        matrix = self.reshape(other, one)
+        return matrix if one[0] == 1 else self.gather_rows(matrix, samples_of_rows(like.shape))
+
+    def _as_root(self, other, like: Value):
+        root = self._forms.root(like)
+        if root is like:
+            return None
+        if not isinstance(other, Value):
+            return other
+        if other.shape == like.shape:
+            known = self._forms.root(other)
+            return known if known.shape == root.shape else None
+        if other.size == other.shape[-1:][0] if other.rank else False:
+            return self.reshape(other, (other.size,)) if other.size == root.shape[-1] == like.shape[-1] else None
+        return None
 
     def _operand(self, a, dtype: str):
         if isinstance(a, Value):
@@ -261,22 +189,8 @@ class Builder:
         return self.call(name, x, tuple(axes), shape=shape, keep_dims=keepdim)
 
 
-def broadcast_shape(*shapes) -> tuple[int, ...]:
-    rank = max(len(s) for s in shapes)
-    padded = [(1,) * (rank - len(s)) + tuple(s) for s in shapes]
-    return tuple(next((n for n in sizes if n != 1), 1) for sizes in zip(*padded))
-
-
-def _as_swap(shape, order) -> tuple[int, int, int, int] | None:
-    """The sizes (A, P, Q, D) if the permutation is but a swap of P and Q, one of them short, D not tiny."""
-    kept = [d for d in order if shape[d] != 1]
-    axes = sorted(kept)
-    first = next(i for i, (d, e) in enumerate(zip(kept, axes)) if d != e)
-    last = len(kept) - next(i for i, (d, e) in enumerate(zip(kept[::-1], axes[::-1])) if d != e)
-    middle = axes[first:last]
-    cut = middle.index(kept[first])
-    if kept[first:last] != middle[cut:] + middle[:cut]:
-        return None
-    size = lambda ds: math.prod(shape[d] for d in ds)  # noqa: E731
-    a, p, q, d = size(axes[:first]), size(middle[:cut]), size(middle[cut:]), size(axes[last:])
-    return (a, p, q, d) if min(p, q) <= 32 and d >= 8 else None
+def _is_bias(a, b) -> bool:
+    """A matrix and one row for all of its rows, in float32 (the kernel has no others)?"""
+    if not (isinstance(a, Value) and isinstance(b, Value)) or a.dtype != "float32":
+        return False
+    return a.rank == 2 and b.size == a.shape[1] > 1 and b.shape in ((1, b.size), (b.size,)) and a.shape[0] > 1

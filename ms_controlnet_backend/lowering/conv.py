@@ -1,4 +1,4 @@
-"""Convolutions as im2col and a matrix product, and up-sampling.
+"""Convolutions as matrix products, on the matrix of pixels by channels where that can be, and up-sampling.
 
 The ``Conv2D`` primitive of MindSpore 2.9 and 2.10 falls to oneDNN's reference kernel on AVX-512 for k x k kernels
 (300 times slower than torch); a matrix product runs at torch's speed on every version.
@@ -6,11 +6,15 @@ The ``Conv2D`` primitive of MindSpore 2.9 and 2.10 falls to oneDNN's reference k
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from ..errors import Unsupported
 from . import Family
+from .cost import Plan, cheapest
 from .samples import t
+from .winograd import OUTPUTS, SIZE, tiles_of, winograd
 
 aten = torch.ops.aten
 family = Family()
@@ -19,8 +23,8 @@ lowers = family.lowers
 COLUMN_BYTES = 192 * 2**20
 """Largest column matrix of one product; a larger convolution is done in bands of rows."""
 
-TOGETHER = 2**15
-"""Largest column matrix, in elements, of a whole batch at once: below, launching kernels costs more than data."""
+IM2COL = 6
+"""Times slower than a copy of the same size the Im2Col kernel was measured to be."""
 
 
 @lowers(
@@ -46,7 +50,7 @@ def conv2d(b, x, weight, bias, stride, padding, dilation, groups):
         xs = b.split(x, 1, [x.shape[1] // groups] * groups)
         ws = b.split(weight, 0, [weight.shape[0] // groups] * groups)
         y = b.concat([_convolve(b, xi, wi, stride, padding, dilation) for xi, wi in zip(xs, ws)], 1)
-    return y if bias is None else b.call("BiasAdd", y, bias)
+    return y if bias is None else b.add(y, b.reshape(bias, (1, bias.size, 1, 1)))
 
 
 @lowers(aten.conv2d.padding, samples=[(t(2, 3, 8, 7), t(5, 3, 3, 3, weight=True), t(5, weight=True), [1, 1], "same")])
@@ -60,42 +64,97 @@ def conv2d_padding(b, x, weight, bias, stride, padding, dilation, groups):
 
 
 def _convolve(b, x, weight, stride, padding, dilation):
-    """x: (N, C, H, W), weight: (O, C, kh, kw) → (N, O, H', W'), no bias.
-
-    One product a sample: a batched one would need the weight repeated (the CPU kernel does not broadcast), which was
-    measured to be slower for every convolution of SD 1.5 and to double the memory, all repetitions being made first.
-    Tiny ones are done together.
-    """
-    h, w = x.shape[2:]
-    kernel = weight.shape[2:]
+    """x: (N, C, H, W), weight: (O, C, kh, kw) → (N, O, H', W'), no bias."""
+    n, c, h, w = x.shape
+    o, _, *kernel = weight.shape
     out = tuple(
         (size + 2 * p - d * (k - 1) - 1) // s + 1 for size, p, d, k, s in zip((h, w), padding, dilation, kernel, stride)
     )
-    pointwise = kernel == (1, 1) and padding == (0, 0)
-    if pointwise and stride != (1, 1):
-        x = b.slice(b.slice(x, 2, 0, h, stride[0]), 3, 0, w, stride[1])
+    shape = (n, o, *out)
+    if tuple(kernel) == (1, 1) and padding == (0, 0):
+        rows = b.rows(x)
+        if stride != (1, 1):
+            rows = b.gather_rows(rows, _pixels(x.shape, (1, 1), stride, padding, dilation, out).reshape(-1))
+        return b.from_rows(b.matmul(rows, b.reshape(weight, (o, c)), transpose_y=True), shape)
+    plan = cheapest(_plans(b, x, weight, stride, padding, dilation, out))
+    b.note(f"{plan.name}, {plan.seconds * 1e3:.3g} ms expected")
+    return plan.build()
+
+
+def _plans(b, x, weight, stride, padding, dilation, out):
+    """The ways to do one convolution, see :mod:`.cost`."""
+    n, c, h, w = x.shape
+    o, _, kh, kw = weight.shape
+    pixels, results, k = n * h * w, n * out[0] * out[1], c * kh * kw
+    shape = (n, o, *out)
+    product = 2.0 * results * k * o
+    columns, matrix = results * k, k * o
+
+    def unfolded():
+        return _unfolded(b, x, weight, stride, padding, dilation, out)
+
+    moved = 6 * pixels * c + (2 * IM2COL + 1) * columns + matrix + 9 * results * o
+    yield Plan("im2col", product, 4 * moved, 6 + 4 * n, 0, unfolded)
+    if not b.is_weight(weight):
+        return
+    if (kh, kw) == (3, 3) and stride == padding == dilation == (1, 1):
+        yield _winograd_plan(b, x, weight)
+    if columns * 4 > COLUMN_BYTES:
+        return
+
+    def gathered():
+        source = _pixels(x.shape, (kh, kw), stride, padding, dilation, out)
+        d = b.reshape(b.gather_rows(b.rows(x), source), (results, k))
+        kernel = b.prepared(weight, PixelsFirst(), (o, k))
+        return b.from_rows(b.matmul(d, kernel, transpose_y=True), shape)
+
+    moved = 2 * pixels * c + 5 * columns + matrix + results * o
+    yield Plan("gathered pixels", product, 4 * moved, 4, 4 * matrix, gathered)
+
+
+def _winograd_plan(b, x, weight):
+    n, c, h, w = x.shape
+    o, places, outputs, tiles = weight.shape[0], SIZE * SIZE, OUTPUTS * OUTPUTS, tiles_of(n, h, w)
+    flops = 2.0 * tiles * places * (c * o + places * c + outputs * o)
+    moved = 2 * n * h * w * c + tiles * (7 * places * c + 4 * places * o + 5 * outputs * o) + places * c * o
+    kept = 4 * places * c * o
+    return Plan("winograd", flops, 4 * moved, 10, kept, lambda: b.from_rows(winograd(b, x, weight), (n, o, h, w)))
+
+
+@dataclass(frozen=True)
+class PixelsFirst:
+    """(O, C, kh, kw) → (O, kh kw C): the weight for columns gathered pixel by pixel."""
+
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)
+
+
+def _pixels(shape, kernel, stride, padding, dilation, out):
+    """(N H' W', kh kw): which row of the (N H W, C) matrix lies below each place of the kernel, -1 outside."""
+    n, _, h, w = shape
+    (y, inside_y), (x, inside_x) = (
+        _places(*of) for of in zip((h, w), kernel, stride, padding, dilation, out, strict=True)
+    )
+    image = (y[:, None, :, None] * w + x[None, :, None, :]).reshape(out[0] * out[1], -1)
+    inside = (inside_y[:, None, :, None] & inside_x[None, :, None, :]).reshape(out[0] * out[1], -1)
+    samples = torch.arange(n)[:, None, None] * (h * w)
+    return torch.where(inside, samples + image, -1).reshape(n * out[0] * out[1], -1)
+
+
+def _places(size, kernel, stride, padding, dilation, out):
+    places = torch.arange(out)[:, None] * stride - padding + torch.arange(kernel) * dilation
+    return places, (places >= 0) & (places < size)
+
+
+def _unfolded(b, x, weight, stride, padding, dilation, out):
+    """The Im2Col kernel and one product a sample with the weight as it lies in memory: nothing is kept. (A batched
+    product would need the weight repeated, the CPU kernel does not broadcast.)"""
     matrix = b.reshape(weight, (weight.shape[0], weight.size // weight.shape[0]))
-    if x.shape[0] > 1 and x.shape[0] * matrix.shape[1] * out[0] * out[1] <= TOGETHER:
-        return _together(b, x, matrix, pointwise, kernel, stride, padding, dilation, out)
     samples = []
     for i in range(x.shape[0]):
         sample = b.slice(b.after(x, samples[-1] if samples else None), 0, i, i + 1)
-        if pointwise:
-            samples.append(_product(b, matrix, sample, out))
-        else:
-            samples.append(_in_bands(b, sample, matrix, kernel, stride, padding, dilation, out))
+        samples.append(_in_bands(b, sample, matrix, weight.shape[2:], stride, padding, dilation, out))
     return b.concat(samples, 0)
-
-
-def _together(b, x, matrix, pointwise, kernel, stride, padding, dilation, out):
-    """All samples in one product, side by side: (O, K) x (K, N L)."""
-    n, k, length = x.shape[0], matrix.shape[1], out[0] * out[1]
-    columns = x if pointwise else _columns(b, x, kernel, stride, padding, dilation, out)
-    columns = b.transpose(b.reshape(columns, (n, k, length)), (1, 0, 2))
-    product = b.matmul(matrix, b.reshape(columns, (k, n * length)))
-    return b.reshape(
-        b.transpose(b.reshape(product, (matrix.shape[0], n, length)), (1, 0, 2)), (n, matrix.shape[0], *out)
-    )
 
 
 def _in_bands(b, x, matrix, kernel, stride, padding, dilation, out):
@@ -160,7 +219,7 @@ def conv_transpose2d(b, x, weight, bias, stride, padding, output_padding, groups
                 x = b.concat([zeros, x] if first else [x, zeros], axis)
     flipped = b.call("ReverseV2", weight, axis=(2, 3))
     y = _convolve(b, x, b.transpose(flipped, (1, 0, 2, 3)), (1, 1), (0, 0), (1, 1))
-    return y if bias is None else b.call("BiasAdd", y, bias)
+    return y if bias is None else b.add(y, b.reshape(bias, (1, bias.size, 1, 1)))
 
 
 @lowers(
@@ -168,23 +227,18 @@ def conv_transpose2d(b, x, weight, bias, stride, padding, output_padding, groups
     samples=[(t(1, 2, 4, 5), None, [2.0, 2.0]), (t(1, 2, 4, 5), [8, 10], None), (t(1, 2, 4, 5), [7, 9], None)],
 )
 def upsample_nearest2d(b, x, output_size, scale_factors):
+    """torch picks source pixel floor(i * in / out), or floor(i / scale) where a scale was given."""
     n, c, h, w = x.shape
-    out_h, out_w = b.out.shape[2:]
-    if out_h % h == 0 and out_w % w == 0 and (scale_factors is None or _whole(scale_factors)):
-        name = "mint.nn.functional.interpolate"
-        return b.call(name, x, shape=b.out.shape, size=(out_h, out_w), mode="nearest")
-    # any ratio: torch picks source pixel floor(i * in / out), or floor(i / scale) where a scale was given
-    for axis, size, out, scale in zip((2, 3), (h, w), (out_h, out_w), scale_factors or (None, None)):
-        index = torch.arange(out, dtype=torch.float32)
-        ratio = torch.tensor(1.0 / scale if scale else size / out, dtype=torch.float32)
-        source = (index * ratio).floor().to(torch.int64).clamp_(max=size - 1)
-        shape = x.shape[:axis] + (out,) + x.shape[axis + 1 :]
-        x = b.call("Gather", x, b.constant(source), axis, shape=shape)
-    return x
+    out = b.out.shape[2:]
+    y, x_ = (_nearest(*of) for of in zip((h, w), out, scale_factors or (None, None)))
+    pixels = torch.arange(n)[:, None, None] * (h * w) + y[:, None] * w + x_
+    return b.from_rows(b.gather_rows(b.rows(x), pixels.reshape(-1)), b.out.shape)
 
 
-def _whole(factors) -> bool:
-    return all(float(f).is_integer() for f in factors)
+def _nearest(size: int, out: int, scale: float | None) -> torch.Tensor:
+    ratio = torch.tensor(1.0 / scale if scale else size / out, dtype=torch.float32)
+    index = torch.arange(out, dtype=torch.float32)
+    return (index * ratio).floor().to(torch.int64).clamp_(max=size - 1)
 
 
 _resized = [

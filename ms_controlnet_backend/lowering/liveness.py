@@ -13,7 +13,7 @@ def keep(program: Program, name: str, inputs, instructions, outputs) -> Program:
             kept.append(instruction)
             live.update(values_in(instruction.args))
     weights = {v: t for v, t in program.weights.items() if v in live}
-    return Program(name, list(inputs), weights, program.constants, kept[::-1], list(outputs))
+    return Program(name, list(inputs), weights, program.prepared, program.constants, kept[::-1], list(outputs))
 
 
 def values_in(args):

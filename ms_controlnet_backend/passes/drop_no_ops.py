@@ -1,4 +1,4 @@
-"""Drops nodes that change nothing: assertions without users, and copies of a functional graph."""
+"""Drops nodes that change nothing: assertions without users, copies of a functional graph, times and divided by 1."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ COPIES = {
     aten.lift_fresh_copy.default,
     aten.to.device,
 }
+BY_ONE = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
 ASSERTIONS = {aten._assert_tensor_metadata.default}
 
 
@@ -22,9 +23,14 @@ def drop_no_ops(graph_module) -> None:
     for node in list(graph_module.graph.nodes):
         if node.target in ASSERTIONS:
             graph_module.graph.erase_node(node)
-        elif node.target in COPIES and _same_dtype(node):
+        elif (node.target in COPIES or _is_by_one(node)) and _same_dtype(node):
             node.replace_all_uses_with(node.args[0])
             graph_module.graph.erase_node(node)
+
+
+def _is_by_one(node) -> bool:
+    number = node.args[1] if node.target in BY_ONE else None
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and number == 1 and not node.kwargs
 
 
 def _same_dtype(node) -> bool:

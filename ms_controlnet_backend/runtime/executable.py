@@ -129,7 +129,9 @@ def build(
 
     def cell(name):
         weights = [
-            store.constant(t, v.name, v.shape) if v in program.constants else store.get(t, v.name, v.shape)
+            store.constant(t, v.name, v.shape)
+            if v in program.constants
+            else store.get(t, v.name, v.shape, program.prepared.get(v))
             for v, t in programs[name].weights.items()
         ]
         made = getattr(load(path), name)(tuple(w.parameter for w in weights))

@@ -39,7 +39,7 @@ def checksum(t: torch.Tensor) -> int:
 @dataclass
 class Weight:
     """host: the contiguous array the Parameter lies on, in the shape the graph wants. shared: is that torch's own
-    memory? constant: belongs to one graph and never changes."""
+    memory? constant: belongs to one graph and never changes. prepare: from the torch tensor to what ``host`` holds."""
 
     parameter: Any
     host: torch.Tensor
@@ -47,6 +47,8 @@ class Weight:
     address: int
     version: int
     source: Callable[[], torch.Tensor | None]
+    prepare: Callable[[torch.Tensor], torch.Tensor]
+    size: int
     constant: bool = False
     checksum: int = 0
     _sample: tuple | None = None
@@ -59,27 +61,31 @@ class Weight:
     def refresh(self, thoroughly: bool = False) -> bool:
         """Convert again if the torch tensor was changed in place; True if it was. thoroughly: look at all of it."""
         t = self.source()
-        if t is None or t.numel() != self.host.numel():  # replaced: no true graph uses this Weight any more
+        if t is None or t.numel() != self.size:  # replaced: no true graph uses this Weight any more
             return False
         version = version_of(t)
         unchanged = self.shared or (version == self.version and self._sample_is_true(t))
         if unchanged and not (thoroughly and not self.shared and checksum(t) != self.checksum):
             self.version = version
             return False
-        self.host.copy_(t.detach().reshape(self.host.shape))
+        self.host.copy_(self.prepare(t.detach()))
         self.version, self.checksum = version, checksum(t)
+        self.take_sample(t)
         return True
 
+    def take_sample(self, t: torch.Tensor) -> None:
+        """Remember some elements, spread evenly, of what was converted."""
+        step = max(1, t.numel() // SAMPLE) | 1  # odd: does not stay in one column of a matrix
+        places = torch.arange(0, t.numel(), step)
+        indices = torch.unravel_index(places, t.shape) if t.ndim else (None,)
+        self._sample = indices, t.detach()[indices].clone()
+
     def _sample_is_true(self, t: torch.Tensor) -> bool:
-        """Are some elements, spread evenly, what they were when they were converted?"""
-        if t.numel() == 0:
-            return True
+        """Are those elements what they were?"""
         if self._sample is None:
-            step = max(1, t.numel() // SAMPLE) | 1  # odd: does not stay in one column of a matrix
-            places = torch.arange(0, t.numel(), step)
-            self._sample = places, torch.unravel_index(places, t.shape) if t.ndim else (None,)
-        places, indices = self._sample
-        return torch.equal(t.detach()[indices].to(self.host.dtype), self.host.view(-1)[places])
+            return t.numel() == 0
+        indices, values = self._sample
+        return torch.equal(t.detach()[indices], values)
 
 
 class WeightStore:
@@ -91,15 +97,15 @@ class WeightStore:
         self._weights: dict[tuple, Weight] = {}
         self._count = 0
 
-    def get(self, t: torch.Tensor, name: str, shape: tuple[int, ...]) -> Weight:
-        """The Weight of a tensor; a new one if the tensor moved since."""
-        key = id(t), shape
+    def get(self, t: torch.Tensor, name: str, shape: tuple[int, ...], prepare: Callable | None = None) -> Weight:
+        """The Weight of a tensor, after ``prepare`` where there is one; a new one if the tensor moved since."""
+        key = id(t), shape, prepare
         known = self._weights.get(key)
         if known is not None and known.source() is t and not known.moved():
-            if known.host.dtype == self._target.host_dtype(t.dtype) and known.host.numel() == t.numel():
+            if known.host.dtype == self._target.host_dtype(t.dtype) and known.size == t.numel():
                 known.refresh()  # it may have changed since the last graph that used it ran
                 return known
-        weight = self._make(t, name, shape)
+        weight = self._make(t, name, shape, prepare)
         weight.source = weakref.ref(t, lambda _: self._weights.pop(key, None))
         self._weights[key] = weight
         return weight
@@ -110,12 +116,22 @@ class WeightStore:
         weight.source, weight.constant = (lambda: t), True
         return weight
 
-    def _make(self, t: torch.Tensor, name: str, shape: tuple[int, ...]) -> Weight:
+    def _make(self, t: torch.Tensor, name: str, shape: tuple[int, ...], prepare: Callable | None = None) -> Weight:
+        dtype = self._target.host_dtype(t.dtype)
+
+        def converted(data: torch.Tensor) -> torch.Tensor:
+            data = data.to(device="cpu", dtype=dtype)
+            return (data if prepare is None else prepare(data)).contiguous().reshape(shape)
+
         with torch.no_grad():
-            data = t.detach()
-            host = data.to(device="cpu", dtype=self._target.host_dtype(t.dtype)).contiguous().reshape(shape)
+            host = converted(t.detach())
         shared = host.data_ptr() == t.data_ptr() and host.data_ptr() != 0
         self._count += 1
         parameter = mindspore_runtime.parameter(host.numpy(), f"w{self._count}.{name}")
         total = 0 if shared else checksum(t)
-        return Weight(parameter, host, shared, t.data_ptr(), version_of(t), lambda: None, checksum=total)
+        weight = Weight(
+            parameter, host, shared, t.data_ptr(), version_of(t), lambda: None, converted, t.numel(), checksum=total
+        )
+        if not shared and t.numel():
+            weight.take_sample(t)
+        return weight

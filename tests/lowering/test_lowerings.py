@@ -104,7 +104,7 @@ def test_convolution_in_bands(cache, monkeypatch, stride, padding, dilation):
     from ms_controlnet_backend.lowering import conv
 
     monkeypatch.setattr("ms_controlnet_backend.passes.run", lambda captured, passes: None)
-    monkeypatch.setattr(conv, "TOGETHER", 0)
+    monkeypatch.setattr(conv, "cheapest", lambda plans: next(p for p in plans if p.name == "im2col"))
     monkeypatch.setattr(conv, "COLUMN_BYTES", 3 * 3 * 9 * 4 * 10)
     args = (
         T((2, 3, 17, 10)),
