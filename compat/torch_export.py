@@ -14,6 +14,8 @@ from torch.export.graph_signature import InputKind, OutputKind
 from ..errors import Refused
 
 _lock = threading.Lock()
+TABLES = ("_parameters", "_buffers", "_modules")
+"""Attributes of a ``torch.nn.Module`` that hold its tensors and children."""
 _METHODS = {name: getattr(torch.nn.Module, name) for name in ("__call__", "__getattr__")}
 
 
@@ -43,7 +45,7 @@ def _attributes_kept(module: torch.nn.Module):
     """Export leaves copies in place of every dictionary and list that a submodule has as an attribute; whoever holds
     the original (a user, another module) would change it without effect."""
     seen: dict = {}
-    before = [(m, {k: _record(v, seen) for k, v in vars(m).items() if k not in _TABLES}) for m in module.modules()]
+    before = [(m, {k: _record(v, seen) for k, v in vars(m).items() if k not in TABLES}) for m in module.modules()]
     try:
         yield
     finally:
@@ -53,9 +55,6 @@ def _attributes_kept(module: torch.nn.Module):
                     vars(m)[name] = record[0]
         for container, children in seen.values():
             _restore(container, children)
-
-
-_TABLES = ("_parameters", "_buffers", "_modules")
 
 
 def _record(o, seen: dict) -> tuple:

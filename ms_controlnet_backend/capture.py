@@ -8,6 +8,7 @@ module itself stay outside the graph.
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -112,6 +113,21 @@ def capture(
         outputs=[nodes[o] for o in outputs],
         rebuild=_rebuilder(recorded["spec"], recorded["constants"]),
     )
+
+
+def captured_node(name: str, node, inputs: dict, weights: dict, rebuild: Callable[[list], Any] = list) -> Captured:
+    """A graph of a single call, completed with its outputs: the tensors in the call's ``meta["val"]``.
+
+    inputs, weights, rebuild: as of Captured.
+    """
+    graph, outputs = node.graph, [node]
+    if isinstance(node.meta["val"], (list, tuple)):
+        outputs = [graph.call_function(operator.getitem, (node, i)) for i in range(len(node.meta["val"]))]
+        for output, value in zip(outputs, node.meta["val"]):
+            output.meta["val"] = value
+    graph.output(tuple(outputs))
+    structure = Structure((), tuple(n.name for n in inputs), {}, ("",) * len(inputs))
+    return Captured(name, torch.fx.GraphModule({}, graph), structure, inputs, weights, outputs, rebuild)
 
 
 def _weight(component, path: str, exported: torch.Tensor) -> CapturedWeight:

@@ -6,20 +6,19 @@ made and not where it ends up.
 
 from __future__ import annotations
 
-import operator as python_operator
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from ..backends.eager_torch import TorchEngine
-from ..capture import Captured, capture
+from ..capture import Captured, capture, captured_node
 from ..errors import BackendError, Refused
 from ..lowering.lower import describe, origin
-from ..signature import Arguments, Structure
-from .metrics import Distance, distance
+from ..signature import Arguments
+from .metrics import Distance, distance, dtype_name
 from .recording import tensors_of
 from .shadow import Suspect
-from .verdict import tolerance
+from .verdict import beyond, tolerance
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,7 @@ def bisect(suspect: Suspect, reference, other, progress=lambda nodes: nodes) -> 
 def _apart(captured: Captured, tensors: list, expected: list) -> bool:
     """Does a graph, run by torch as a whole, miss what the module returned?"""
     found = zip(TorchEngine().evaluate(captured, tensors), expected)
-    return any(not distance(g, e).relative_rms <= tolerance(_name(e.dtype)).component for g, e in found)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return any(not distance(g, e).relative_rms <= tolerance(dtype_name(e.dtype)).component for g, e in found)
 
 
 class _Walk:
@@ -139,12 +134,12 @@ class _Walk:
             module = origin(node).rpartition(": ")[0]
             operator = Operator(
                 self._component, str(node.target), describe(node.target), module, node.name, i,
-                tuple(e.shape), _name(e.dtype), distance(g, e),
+                tuple(e.shape), dtype_name(e.dtype), distance(g, e),
             )  # fmt: skip
             worst = self._found.worst
             if worst is None or not operator.distance.relative_rms <= worst.distance.relative_rms:
                 self._found.worst = operator
-            if not (operator.distance.finite and operator.distance.relative_rms <= tolerance(operator.dtype).operator):
+            if beyond(operator, "operator"):
                 self._found.first = operator
                 return True
         return False
@@ -152,7 +147,7 @@ class _Walk:
     def _single(self, node) -> tuple[Captured, list]:
         """A graph of this node alone, and the tensors it is called with. Weights stay weights."""
         graph = torch.fx.Graph()
-        inputs, weights, tensors, names = {}, {}, [], []
+        inputs, weights, tensors = {}, {}, []
         made: dict = {}
 
         def place(used):
@@ -166,18 +161,6 @@ class _Walk:
             else:
                 inputs[new] = len(tensors)
                 tensors.append(value)
-                names.append(used.name)
             return new
 
-        call = graph.node_copy(node, place)
-        outputs = [call]
-        if isinstance(node.meta["val"], (list, tuple)):
-            outputs = []
-            for i, val in enumerate(node.meta["val"]):
-                item = graph.call_function(python_operator.getitem, (call, i))
-                item.meta["val"] = val
-                outputs.append(item)
-        graph.output(tuple(outputs))
-        module = torch.fx.GraphModule({}, graph)
-        structure = Structure((), tuple(names), {})
-        return Captured("operator", module, structure, inputs, weights, outputs, list), tensors
+        return captured_node("operator", graph.node_copy(node, place), inputs, weights), tensors

@@ -24,6 +24,11 @@ class Distance:
     finite: bool = True
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """``"float32"`` of ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
 def distance(got: torch.Tensor, reference: torch.Tensor) -> Distance:
     """Computed in float64. Shapes that differ are infinitely far apart."""
     if got.shape != reference.shape:

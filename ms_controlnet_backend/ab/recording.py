@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from .metrics import Distance, distance
+from .metrics import Distance, distance, dtype_name
 
 
 @dataclass(frozen=True)
@@ -216,5 +216,5 @@ def compare_tensors(place: Place, got: list, reference: list) -> list[Difference
             apart, t = distance(got[i], reference[i]), reference[i]
         else:
             apart, t = Distance(float("inf"), float("inf"), 0.0, False), (got if i < len(got) else reference)[i]
-        found.append(Difference(place, i, tuple(t.shape), str(t.dtype).removeprefix("torch."), apart))
+        found.append(Difference(place, i, tuple(t.shape), dtype_name(t.dtype), apart))
     return found

@@ -60,7 +60,7 @@ class _Splitter:
         elif op in SHIFTS:
             x = args[0]
             dims = _axes(args[1] if len(args) > 1 else None, x)
-            shifts = [SHIFTS[op] * (_shape(x)[d] // 2) if SHIFTS[op] > 0 else -(_shape(x)[d] // 2) for d in dims]
+            shifts = [SHIFTS[op] * (_shape(x)[d] // 2) for d in dims]
             self.pairs[node] = self.each(lambda part: self.call(aten.roll.default, part, shifts, dims), x)
         elif op is aten.mul.Tensor:
             self.pairs[node] = self.multiply(*args)

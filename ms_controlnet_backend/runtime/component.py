@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -21,6 +22,7 @@ from ..settings import OWNER, Settings
 from ..signature import Arguments
 from . import executable
 from .eager import Eager
+from .recent import Recent
 from .resident import ResidentTensor
 from .snapshot import Snapshot
 from .source_cache import SourceCache
@@ -74,9 +76,12 @@ class MindSporeEngine:
         """The outputs of a captured graph, compiled for this one run. tensors: in the structure's order. Raises
         Refused where it cannot be compiled."""
         store = WeightStore(self.target)  # the graph's weights die with it
-        cache = SourceCache(self.cache.folder / "operators")
         captured = replace(captured, rebuild=list)
-        return executable.build(captured, tensors, registry(), Transfers(self.target), store, cache)[1]
+        return executable.build(captured, tensors, registry(), Transfers(self.target), store, self._operators)[1]
+
+    @functools.cached_property
+    def _operators(self) -> SourceCache:
+        return SourceCache(self.cache.folder / "operators")
 
     def describe(self) -> str:
         return f"MindSpore on {self.target.device}"
@@ -127,7 +132,7 @@ class Component:
         self._module = weakref.ref(site.module)  # the engine's table is keyed by it: no strong reference here
         self._engine = engine
         self._arguments: Arguments | None = None
-        self._graphs: dict[tuple, executable.Executable] = {}
+        self._graphs = Recent(max(1, engine.options.max_graphs))  # signature → Executable
         self._refused: dict[tuple, tuple[Refused, tuple]] = {}  # and the settings it was refused with
         self._snapshot: Snapshot | None = None
         self._settings = Settings()
@@ -207,12 +212,12 @@ class Component:
         refusal, then = self._refused.get(key, (None, None))
         if refusal is not None and then == values:
             raise refusal
-        graph = self._graphs.pop(key, None)
+        graph = self._graphs.use(key)
         if graph is not None and graph.baked not in (None, values):
             logger.info("%s changed a number that is part of its graph: captured again", self.label)
+            del self._graphs[key]
             return None
         if graph is not None:
-            self._graphs[key] = graph  # now the last to be dropped
             for weight in graph.converted:
                 weight.refresh()
         return graph
@@ -237,10 +242,7 @@ class Component:
         finally:  # taken after the capture: some forwards change their own module the first time they run
             self._snapshot = self._snapshot or Snapshot(self._module(), self._settings.slots)
         self._refused.pop(structure.key, None)
-        while len(self._graphs) >= max(1, self._engine.options.max_graphs):
-            self._graphs.pop(next(iter(self._graphs)))
-            self.stats.evicted += 1
-        self._graphs[structure.key] = graph
+        self.stats.evicted += self._graphs.keep(structure.key, graph)
         self.stats.prologue_runs += graph.prologue.runs if graph.prologue else 0
         event = graph.event
         logger.info("%s compiled: capture %.1f s, MindSpore %.1f s", self.label, event.capture_s, event.compile_s)

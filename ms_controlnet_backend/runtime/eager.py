@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections import OrderedDict
 
 import torch
 from torch.utils import _pytree as pytree
 
-from ..capture import Captured
+from ..capture import Captured, captured_node
 from ..errors import Refused
-from ..signature import Structure
+from .recent import Recent
 from .resident import ResidentTensor
 
 KEPT = 256
@@ -26,7 +25,7 @@ class Eager:
     def __init__(self, build, has_lowering):
         self._build = build
         self._has_lowering = has_lowering
-        self._graphs: OrderedDict = OrderedDict()
+        self._graphs = Recent(KEPT)
 
     def __call__(self, op, args, kwargs, count):
         """ResidentTensors as the overload returns them, or NotImplemented."""
@@ -39,17 +38,14 @@ class Eager:
             return NotImplemented
         rest = [(x.dtype, x.shape) if isinstance(x, torch.Tensor) else (type(x), repr(x)) for x in leaves]
         key = (op, spec, *rest)
-        graph = self._graphs.get(key)
+        graph = self._graphs.use(key)
         if graph is None:
             try:
                 graph, output = self._build(_captured(op, leaves, spec, places), tensors)
             except Refused:
                 graph, output = NotImplemented, NotImplemented
-            self._graphs[key] = graph
-            if len(self._graphs) > KEPT:
-                self._graphs.popitem(last=False)
+            self._graphs.keep(key, graph)
             return output
-        self._graphs.move_to_end(key)
         return NotImplemented if graph is NotImplemented else graph(tensors, count)
 
 
@@ -71,15 +67,5 @@ def _captured(op, leaves: list, spec, places: list[int]) -> Captured:
     args, kwargs = pytree.tree_unflatten(leaves, spec)
     node = graph.call_function(op, args, kwargs)
     node.meta["val"] = result
-    if isinstance(result, torch.Tensor):
-        outputs, rebuild = [node], operator.itemgetter(0)
-    else:
-        outputs, rebuild = [], type(result)
-        for i, value in enumerate(result):
-            outputs.append(graph.call_function(operator.getitem, (node, i)))
-            outputs[-1].meta["val"] = value
-    graph.output(tuple(outputs))
-    names = tuple(f"x{n}" for n in range(len(places)))
-    module = torch.fx.GraphModule({}, graph)
-    structure = Structure((), names, {}, ("",) * len(names))
-    return Captured(str(op).replace("aten.", ""), module, structure, inputs, {}, outputs, rebuild)
+    rebuild = operator.itemgetter(0) if isinstance(result, torch.Tensor) else type(result)
+    return captured_node(str(op).replace("aten.", ""), node, inputs, {}, rebuild)

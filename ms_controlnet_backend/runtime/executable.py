@@ -139,9 +139,10 @@ def build(
 
     try:
         with mindspore_runtime.LOCK:
-            prologue = None if first is None else Prologue(*cell("Prologue"))
-            if prologue is not None:
-                prologue.once_a_run = any(owners[i] != OWNER for i in prologue.order)
+            prologue = None
+            if first is not None:
+                made, weights, order = cell("Prologue")
+                prologue = Prologue(made, weights, order, once_a_run=any(owners[i] != OWNER for i in order))
             made, weights, order = cell("Graph")
             event = Compiled(
                 label=captured.name,

@@ -24,13 +24,13 @@ class Prologue:
     cell: Any
     weights: list[Weight]
     order: list[int]
-    once_a_run: bool = True
+    once_a_run: bool
     runs: int = 0
     _key: tuple | None = None
     _held: list = field(default_factory=list)  # keeps the memory from being used for another tensor
     _results: tuple = ()
 
-    def results(self, tensors: list[torch.Tensor], to_device, first: Callable[[], None] = lambda: None) -> tuple:
+    def results(self, tensors: list[torch.Tensor], to_device, first: Callable[[], None]) -> tuple:
         """The device tensors for the step, computed now if need be, after calling ``first``."""
         inputs = [plain(tensors[i]) for i in self.order]
         sources = [w.source() for w in self.weights if not w.constant]

@@ -13,13 +13,13 @@ from itertools import chain
 
 import torch
 
+from ..compat.torch_export import TABLES
 from ..settings import AnyNumber
 
 _LEAVES = (int, float, complex, bool, str, bytes, type(None), type, types.FunctionType, types.MethodType,
            types.BuiltinFunctionType, types.ModuleType, torch.dtype, torch.device, torch.nn.Module)  # fmt: skip
-_TABLES = ("_parameters", "_buffers", "_modules")
 _IRRELEVANT = frozenset({"_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
-                         "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", *_TABLES})  # fmt: skip
+                         "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", *TABLES})  # fmt: skip
 _LOOKS = (torch.Tensor.data_ptr, torch.Tensor.dtype.__get__, torch.Tensor.shape.__get__)
 _DEPTH = 4
 """How far below a module's own attributes containers and plain objects are followed."""
@@ -70,7 +70,7 @@ class Snapshot:
 
     def _add_module(self, m: torch.nn.Module) -> None:
         attributes = vars(m)
-        for name in _TABLES:
+        for name in TABLES:
             self._tables.append(attributes[name])
         for table in (attributes["_parameters"], attributes["_buffers"]):
             self._tensors += [t for t in table.values() if t is not None]

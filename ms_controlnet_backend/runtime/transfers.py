@@ -3,7 +3,6 @@ unless the dtype changes; it is counted all the same, as it is what an accelerat
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from ..compat import mindspore_runtime
 from .identity import identity
+from .recent import Recent
 from .target import Target
 
 KEPT = 16
@@ -34,16 +34,16 @@ class Transfers:
 
     def __init__(self, target: Target):
         self.target = target
-        self._kept: OrderedDict[tuple, tuple] = OrderedDict()
+        self._kept = Recent(KEPT)
         self._zeros: dict[tuple, Any] = {}
 
     def to_device(self, t: torch.Tensor, count: Crossings) -> Any:
         """A torch tensor as a MindSpore tensor; one that went up before, unchanged since, does not go again."""
         single = t.numel() == 1
         key = ("number", t.dtype, t.shape, t.item()) if single else identity(t) if t.nbytes <= LARGEST else None
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key][0]
+        known = self._kept.use(key)
+        if known is not None:
+            return known[0]
         host = t.detach().to(device="cpu", dtype=self.target.host_dtype(t.dtype)).contiguous()
         if single:
             host = host.clone()  # remembered by its value: it must not change with the memory it came from
@@ -51,9 +51,7 @@ class Transfers:
         count.to_device += 1
         count.bytes_to_device += host.nbytes
         if key is not None:
-            self._kept[key] = value, t  # the tensor is kept so that its memory is not given to another
-            if len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+            self._kept.keep(key, (value, t))  # the tensor is kept so that its memory is not given to another
         return value
 
     def to_host(self, value, dtype: torch.dtype, count: Crossings) -> torch.Tensor:

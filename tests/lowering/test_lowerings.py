@@ -1,20 +1,17 @@
 """Every built-in lowering against torch, on the samples declared beside it."""
 
-import operator
-
 import pytest
 import torch
 from ms_controlnet_backend.compat import mindspore_runtime
 
 from ms_controlnet_backend import codegen, plugins
-from ms_controlnet_backend.capture import Captured, CapturedWeight
+from ms_controlnet_backend.capture import CapturedWeight, captured_node
 from ms_controlnet_backend.lowering.samples import T
 from ms_controlnet_backend.runtime import executable
 from ms_controlnet_backend.runtime.source_cache import SourceCache
 from ms_controlnet_backend.runtime.target import Target
 from ms_controlnet_backend.runtime.transfers import Transfers
 from ms_controlnet_backend.runtime.weights import WeightStore
-from ms_controlnet_backend.signature import Structure
 
 BUILT_IN = [w for w in plugins.registry().lowerings.values() if w.target in (None, "CPU")]
 CASES = [pytest.param(w, s, id=f"{w.op}-{i}".replace("aten.", "")) for w in BUILT_IN for i, s in enumerate(w.samples)]
@@ -47,18 +44,8 @@ def single_node_graph(op, args, kwargs, generator):
     expected = op(*(real(a) for a in node_args), **kwargs)
     node = graph.call_function(op, tuple(node_args), dict(kwargs))
     node.meta["val"] = expected
-    outputs = [node]
-    if isinstance(expected, (list, tuple)):
-        outputs = [graph.call_function(operator.getitem, (node, i)) for i in range(len(expected))]
-        for out, value in zip(outputs, expected):
-            out.meta["val"] = value
-    else:
-        expected = [expected]
-    graph.output(tuple(outputs))
-    structure = Structure((), tuple(f"x{i}" for i in range(len(tensors))), {})
-    module = torch.fx.GraphModule({}, graph)
-    captured = Captured("lowering_test", module, structure, inputs, weights, outputs, lambda out: out)
-    return captured, tensors, expected
+    captured = captured_node("lowering_test", node, inputs, weights)
+    return captured, tensors, expected if isinstance(expected, (list, tuple)) else [expected]
 
 
 @pytest.fixture(scope="session")
