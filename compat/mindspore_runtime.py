@@ -3,9 +3,9 @@
 Measured, on CPU: two threads in one graph crash the process, so every compile and run holds LOCK. Calling a jitted
 function hands the graph to a queue, on which ``asnumpy`` then waits in an empty loop that keeps a core busy: on two
 cores a step of the tiny pipeline took 40 to 100 ms so, and 18 ms when :class:`Graph` calls the executor itself.
-``Parameter(tensor)`` copies and ``assign_value`` (of any shape) shares memory, but a compiled graph keeps the address it
-was compiled with. A failed compile writes ``rank_0/om/analyze_fail.ir`` below the working directory unless MS_OM_PATH
-names another.
+``Parameter(tensor)`` copies and ``assign_value`` (of any shape) shares memory, but a compiled graph keeps the address
+it was compiled with. A failed compile writes ``rank_0/om/analyze_fail.ir`` below the working directory unless
+MS_OM_PATH names another.
 """
 
 from __future__ import annotations

@@ -348,62 +348,6 @@ def test_change_in_the_middle_of_a_run(clean):
     assert parity.relative_error(got, expected) < parity.LATENTS
 
 
-def test_weights_are_not_copied(clean):
-    """The MindSpore parameters of a float32 module lie on torch's memory, and are shared by all graphs."""
-    from ms_controlnet_backend import binding
-
-    pipe = models.pipeline()
-    clean.enable(pipe, strict=True)
-    compute(pipe.unet)
-    with torch.no_grad():
-        pipe.unet(torch.randn(2, 4, 16, 16), 7, torch.randn(2, 77, 16))
-    (engine,) = binding._engines.values()
-    component = engine._components[pipe.unet]
-    small, large = ([*g.weights, *g.prologue.weights] for g in component._graphs.values())
-    addresses = {p.data_ptr() for p in pipe.unet.parameters()}
-    shared = [w for w in large if w.parameter.data_ptr() in addresses]
-    assert {w.parameter.data_ptr() for w in shared} == addresses
-    assert {id(w.parameter) for w in shared} <= {id(w.parameter) for w in small}
-
-
-def addresses(engine, module):
-    """Parameters of MindSpore that a module's graphs use, by the memory they lie on."""
-    found = {}
-    for graph in engine._components[module]._graphs.values():
-        for weight in [*graph.weights, *(graph.prologue.weights if graph.prologue else [])]:
-            if not weight.constant:
-                found.setdefault(weight.parameter.data_ptr(), set()).add(id(weight.parameter))
-    return found
-
-
-@pytest.mark.parametrize("share", ["from_pipe", "components", "one unet"])
-def test_pipelines_share_weights_and_graphs(clean, share):
-    """Two pipelines over the same modules: one set of parameters, on torch's memory, and nothing compiled again."""
-    from diffusers import StableDiffusionControlNetImg2ImgPipeline
-
-    from ms_controlnet_backend import binding
-
-    pipe = models.pipeline()
-    clean.enable(strict=True)
-    pipe(**models.call_kwargs())
-    compiles = ms_controlnet_backend.stats()["unet"].compiles
-    (engine,) = binding._engines.values()
-    before = addresses(engine, pipe.unet)
-    if share == "from_pipe":
-        other, kind = StableDiffusionControlNetImg2ImgPipeline.from_pipe(pipe), "img2img"
-    elif share == "components":
-        other = StableDiffusionControlNetImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
-        kind = "img2img"
-    else:
-        other, kind = models.pipeline("inpaint", unet=pipe.unet), "inpaint"
-    other.set_progress_bar_config(disable=True)
-    parity.assert_same(other, lambda: models.call_kwargs(kind))
-    assert ms_controlnet_backend.stats()["unet"].compiles == compiles
-    assert addresses(engine, pipe.unet) == before
-    assert set(before) == {p.data_ptr() for p in pipe.unet.parameters()}
-    assert all(len(ids) == 1 for ids in before.values())
-
-
 class Stop(BaseException):
     """Like KeyboardInterrupt."""
 

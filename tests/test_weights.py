@@ -1,9 +1,13 @@
-"""Converted weights follow what they were converted from, however it was written."""
+"""Weights: on torch's own memory where that can be, one copy of the others, which follows whatever is written."""
 
+import models
+import parity
 import pytest
 import torch
 from ms_controlnet_backend.compat import mindspore_runtime
 
+import ms_controlnet_backend
+from ms_controlnet_backend import binding
 from ms_controlnet_backend.runtime.target import Target
 from ms_controlnet_backend.runtime.weights import WeightStore, checksum
 
@@ -55,3 +59,65 @@ def test_checksum_of_any_layout():
     t = torch.randn(4, 6, 5).half()
     assert checksum(t) == checksum(t.clone())
     assert checksum(t.transpose(0, 1)) == checksum(t.transpose(0, 1).contiguous())
+
+
+def graphs_of(module):
+    (engine,) = (e for e in binding._engines.values() if module in getattr(e, "_components", ()))
+    return engine._components[module]._graphs.values()
+
+
+def used_by_graphs(module):
+    """Parameter of torch → the Weights that a module's graphs, the size of the pictures apart, use of it."""
+    found = {}
+    for graph in graphs_of(module):
+        for w in [*graph.weights, *(graph.prologue.weights if graph.prologue else [])]:
+            if not w.constant:
+                found.setdefault(id(w.source()), {})[id(w)] = w
+    return {p: list(found[id(p)].values()) for p in module.parameters()}
+
+
+def assert_shared(used):
+    """All graphs read torch's memory; of 3x3 kernels alone there may be a copy in another arrangement."""
+    for p, weights in used.items():
+        in_place = [w for w in weights if w.shared]
+        if len(in_place) < len(weights):
+            assert p.shape[2:] == (3, 3) and len(weights) <= 3  # as it is, for Winograd's algorithm, pixels first
+        assert len(in_place) <= 1 and all(w.parameter.data_ptr() == p.data_ptr() for w in in_place)
+        assert all(w.parameter.data_ptr() == w.host.data_ptr() for w in weights)
+    assert sum(any(w.shared for w in weights) for weights in used.values()) > len(used) / 2
+
+
+def test_weights_are_not_copied(clean):
+    """The MindSpore parameters of a float32 module lie on torch's memory, and are shared by all graphs."""
+    pipe = models.pipeline()
+    clean.enable(pipe, strict=True)
+    with torch.no_grad():
+        for size in (32, 16):
+            pipe.unet(torch.randn(2, 4, size, size), 7, torch.randn(2, 77, 16))
+    assert len(graphs_of(pipe.unet)) == 2
+    assert_shared(used_by_graphs(pipe.unet))
+
+
+@pytest.mark.parametrize("share", ["from_pipe", "components", "one unet"])
+def test_pipelines_share_weights_and_graphs(clean, share):
+    """Two pipelines over the same modules: one set of parameters, and nothing compiled again."""
+    from diffusers import StableDiffusionControlNetImg2ImgPipeline
+
+    pipe = models.pipeline()
+    clean.enable(strict=True)
+    pipe(**models.call_kwargs())
+    compiles = ms_controlnet_backend.stats()["unet"].compiles
+    before = used_by_graphs(pipe.unet)
+    if share == "from_pipe":
+        other, kind = StableDiffusionControlNetImg2ImgPipeline.from_pipe(pipe), "img2img"
+    elif share == "components":
+        other = StableDiffusionControlNetImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+        kind = "img2img"
+    else:
+        other, kind = models.pipeline("inpaint", unet=pipe.unet), "inpaint"
+    other.set_progress_bar_config(disable=True)
+    parity.assert_same(other, lambda: models.call_kwargs(kind))
+    assert ms_controlnet_backend.stats()["unet"].compiles == compiles
+    assert_shared(before)
+    after = used_by_graphs(pipe.unet)
+    assert {p: [id(w) for w in ws] for p, ws in after.items()} == {p: [id(w) for w in ws] for p, ws in before.items()}
