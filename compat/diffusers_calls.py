@@ -126,6 +126,29 @@ def _subclasses(cls) -> list[type]:
     return list(dict.fromkeys(found))
 
 
+def example(pipe, size: int) -> dict:
+    """Arguments of a call of one step, every component that the pipeline's kind needs taking part. size: pixels."""
+    from PIL import Image
+
+    grey, nets = Image.new("RGB", (size, size), "grey"), len(getattr(getattr(pipe, "controlnet", None), "nets", ()))
+    control = [grey] * nets if nets else grey
+    mask = Image.new("L", (size, size), 0)
+    mask.paste(255, (0, 0, size // 2, size))
+    given = {
+        "prompt": "a house",
+        "image": grey if accepts(pipe, "control_image") else control,
+        "control_image": control,
+        "mask_image": mask,
+        "height": size,
+        "width": size,
+        "strength": 1.0,
+        "num_inference_steps": 1,
+        "generator": torch.Generator().manual_seed(0),
+        "control_mode": 0,
+    }
+    return {name: value for name, value in given.items() if accepts(pipe, name)}
+
+
 def first_field(output):
     """What a call is about: the pictures, or the latents; of an output object or of a tuple."""
     try:

@@ -33,6 +33,18 @@ def is_pipeline(o) -> bool:
     return issubclass(type(o), pipeline_class())
 
 
+def load(folder: str, controlnet: str | None = None):
+    """The pipeline saved in a folder, on the CPU; controlnet: folder of a ControlNet to give to one that has none."""
+    pipeline_class()
+    from diffusers import AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    if controlnet is not None:
+        pipe = AutoPipelineForText2Image.from_pipe(pipe, controlnet=ControlNetModel.from_pretrained(controlnet))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def watching_hooks(module) -> list[str]:
     """Submodules with forward hooks that must see every call (feature extractors, offloading). transformers' own
     output recorders, which stay installed once used, are no such hooks: they are silent unless asked for outputs."""

@@ -51,6 +51,15 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--device")
     demo.set_defaults(function=_demo)
 
+    coverage = commands.add_parser(
+        "coverage", help="what would be compiled of a pipeline, and how; exit code 1 if a component stays on torch"
+    )
+    coverage.add_argument("--size", type=int, default=512, help="of the picture (%(default)s)")
+    coverage.add_argument("--controlnet", help="where MODEL has none: the folder of one")
+    coverage.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    coverage.add_argument("model", metavar="MODEL", help="folder of a pipeline (save_pretrained)")
+    coverage.set_defaults(function=_coverage)
+
     doctor = commands.add_parser("doctor", help="versions, devices, what is missing and what to do")
     doctor.add_argument("--device")
     doctor.set_defaults(function=_doctor)
@@ -88,6 +97,24 @@ def _demo(options) -> int:
         print(f"ms-controlnet: no picture {options.control}", file=sys.stderr)
         return 2
     return run(options.output, options.prompt, options.control, options.steps, options.device)
+
+
+def _coverage(options) -> int:
+    import json
+
+    from . import coverage
+    from .compat import diffusers_calls, diffusers_pipelines
+
+    for folder in filter(None, (options.model, options.controlnet)):
+        if not Path(folder).is_dir():
+            print(f"ms-controlnet: no folder {folder}", file=sys.stderr)
+            return 2
+    pipe = diffusers_pipelines.load(options.model, options.controlnet)
+    found = coverage.cover(pipe, **diffusers_calls.example(pipe, options.size))
+    print("\n".join(coverage.lines(found)))
+    if options.json:
+        options.json.write_text(json.dumps([c.to_dict() for c in found], indent=1))
+    return 1 if any(c.refused for c in found) else 0
 
 
 def _doctor(options) -> int:

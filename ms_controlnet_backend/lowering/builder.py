@@ -23,7 +23,7 @@ class Builder(Arranging):
         self.target = target
         self.compute_dtype = compute_dtype
         self.out: Any = None
-        self.origin = ""
+        self.origin = self.op = ""
         self._count = 0
         self._constants: dict[tuple, Value] = {}
         self._views: dict[tuple, Value] = {}
@@ -49,9 +49,10 @@ class Builder(Arranging):
         self._count += 1
         return Value(f"v{self._count}", tuple(int(s) for s in shape), dtype)
 
-    def note(self, text: str) -> None:
-        """Say in the generated source what was chosen for this operator."""
-        self.origin = f"{self.origin} ({text})"
+    def chosen(self, way: str, detail: str) -> None:
+        """Say in the generated source, and to who asks for the coverage, in which way this operator is computed."""
+        self.origin = f"{self.origin} ({way}, {detail})"
+        self.program.choices[self.op][way] += 1
 
     def constant(self, array) -> Value:
         """A torch tensor as a constant of the program (fed like a weight)."""

@@ -77,7 +77,7 @@ def _convolve(b, x, weight, stride, padding, dilation):
             rows = b.gather_rows(rows, _pixels(x.shape, (1, 1), stride, padding, dilation, out).reshape(-1))
         return b.from_rows(b.matmul(rows, b.reshape(weight, (o, c)), transpose_y=True), shape)
     plan = cheapest(_plans(b, x, weight, stride, padding, dilation, out))
-    b.note(f"{plan.name}, {plan.seconds * 1e3:.3g} ms expected")
+    b.chosen(plan.name, f"{plan.seconds * 1e3:.3g} ms expected")
     return plan.build()
 
 

@@ -13,7 +13,9 @@ def keep(program: Program, name: str, inputs, instructions, outputs) -> Program:
             kept.append(instruction)
             live.update(values_in(instruction.args))
     weights = {v: t for v, t in program.weights.items() if v in live}
-    return Program(name, list(inputs), weights, program.prepared, program.constants, kept[::-1], list(outputs))
+    return Program(
+        name, list(inputs), weights, program.prepared, program.constants, kept[::-1], list(outputs), program.choices
+    )
 
 
 def values_in(args):

@@ -58,7 +58,7 @@ def _call(node, environment, registry: Registry, builder: Builder):
     if lowering is None:
         raise Refused(f"no lowering for {describe(node.target)}; {HOW_TO_ADD}")
     builder.out = _spec(node.meta.get("val"), builder.compute_dtype)
-    builder.origin = origin(node)
+    builder.origin, builder.op = origin(node), str(node.target)
     args = arguments(node.target, node.args, node.kwargs, environment)
     try:
         result = lowering.function(builder, *args)

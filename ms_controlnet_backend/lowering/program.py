@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,7 +53,8 @@ class Instruction:
 @dataclass
 class Program:
     """inputs and outputs in call order; weights: value → the torch tensor the runtime feeds it in the value's shape,
-    those in constants belonging to the program and not to the module, those in prepared after that function."""
+    those in constants belonging to the program and not to the module, those in prepared after that function. choices:
+    ATen overload → way of computing it → how often it was chosen."""
 
     name: str
     inputs: list[Value] = field(default_factory=list)
@@ -61,6 +63,7 @@ class Program:
     constants: set[Value] = field(default_factory=set)
     instructions: list[Instruction] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
+    choices: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
 
 
 def broadcast_shape(*shapes) -> tuple[int, ...]:

@@ -108,9 +108,10 @@ def show(results: list[dict]) -> None:
             errors = [f"{r['error']:.1e}", f"{r['baseline_error']:.1e}", f"{r['error'] / r['baseline_error']:.2f}"]
         figures = [f"{r[k]:.2f}" for k in ("baseline_s", "s", "ratio", "first_s", "baseline_peak_gib", "peak_gib",
                                            "memory_ratio")]  # fmt: skip
-        table.add_row(r["case"], r["contender"].rpartition("/")[2] or r["contender"], *figures, *errors)
-    Console(width=150).print(table)
-    for versions in {json.dumps(r["versions"]): r for r in results}:
+        contender = f"{r['contender'].partition('@')[0]}, MindSpore {r['versions']['mindspore']}"
+        table.add_row(r["case"], contender, *figures, *errors)
+    Console(width=170).print(table)
+    for versions in dict.fromkeys(json.dumps(r["versions"]) for r in results):
         print(versions)
 
 
