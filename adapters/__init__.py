@@ -6,7 +6,7 @@ import importlib
 
 from ..hookspecs import hookimpl
 
-KINDS = ("unet", "controlnet", "autoencoder", "text_encoder", "image_encoder", "safety_checker")
+KINDS = ("unet", "controlnet", "t2i_adapter", "autoencoder", "text_encoder", "image_encoder", "safety_checker")
 
 
 @hookimpl

@@ -43,13 +43,16 @@ def export(module: torch.nn.Module, examples: tuple):
 @contextlib.contextmanager
 def _attributes_kept(module: torch.nn.Module):
     """Export leaves copies in place of every dictionary and list that a submodule has as an attribute; whoever holds
-    the original (a user, another module) would change it without effect."""
+    the original (a user, another module) would change it without effect. And it leaves attributes that the forward
+    made: transformers would believe that the hooks are installed which recorded hidden states while it traced."""
     seen: dict = {}
     before = [(m, {k: _record(v, seen) for k, v in vars(m).items() if k not in TABLES}) for m in module.modules()]
     try:
         yield
     finally:
         for m, attributes in before:
+            for name in vars(m).keys() - attributes.keys() - set(TABLES):
+                del vars(m)[name]
             for name, record in attributes.items():
                 if record[1] is not None and name in vars(m):
                     vars(m)[name] = record[0]

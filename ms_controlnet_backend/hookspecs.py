@@ -55,11 +55,12 @@ class Site:
     """One module whose ``forward`` a backend may take over.
 
     label: name for messages, e.g. ``"unet"`` or ``"controlnet.nets.1"``.
-    scalars: arguments of ``forward`` whose Python numbers are fed as 0-d float32 tensors, so that a new value
-        never compiles again.
+    scalars: arguments of ``forward`` whose Python numbers, also those in a list, are fed as 0-d float32 tensors, so
+        that a new value never compiles again.
     constant: arguments that a pipeline passes unchanged in every step. What depends on nothing else is computed once
         and kept until one of them, or a weight it used, changes.
-    zero_when_zero: a scalar of which every output is a multiple: where it is 0 the module is not run.
+    is_zero: given a call's arguments by name (defaults filled in, scalars as tensors), is every output known to be
+        zero? Then the module is not run.
     resident: the outputs stay on the device, as other sites take them.
     settings: finds the numbers kept inside the module that are fed to the graph as well: (dictionary or list, key) of
         each. They must be used in arithmetic only; comparisons with 0 and 1 may choose a shortcut.
@@ -71,7 +72,7 @@ class Site:
     module: Any
     scalars: tuple[str, ...] = ()
     constant: tuple[str, ...] = ()
-    zero_when_zero: str | None = None
+    is_zero: Callable[[Mapping[str, Any]], bool] | None = None
     resident: bool = False
     settings: Callable[[Any], Iterable[tuple[Any, Any]]] | None = None
     around: Callable[[Any, tuple, dict], AbstractContextManager[tuple[tuple, dict]]] | None = None

@@ -37,7 +37,7 @@ class Structure:
 class Arguments:
     """Splits the calls of one forward function.
 
-    scalars: arguments whose Python numbers and 0-d tensors are fed as 0-d float32 tensors.
+    scalars: arguments whose Python numbers and 0-d tensors, also in a list, are fed as 0-d float32 tensors.
     """
 
     def __init__(self, forward: Callable, scalars: Sequence[str] = ()):
@@ -80,6 +80,8 @@ def _as_scalar(value):
         return torch.tensor(float(value), dtype=torch.float32)
     if isinstance(value, torch.Tensor) and value.ndim == 0 and value.dtype is not torch.float32:
         return value.to(torch.float32)
+    if type(value) in (list, tuple):
+        return type(value)(_as_scalar(v) for v in value)
     return value
 
 

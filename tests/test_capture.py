@@ -155,6 +155,7 @@ def test_containers_of_the_module_stay_what_they_are():
             self.cache["seen"] = x
             self.nested["x"][1].append(3.0)
             self.nested["x"] = []
+            self.made = True
             return self.linear(x) * self.scaling["a"]
 
     outer = torch.nn.Sequential(Writes())
@@ -164,3 +165,4 @@ def test_containers_of_the_module_stay_what_they_are():
     now = [outer[0].cache, outer[0].scaling, outer[0].nested, outer[0].nested["x"], outer[0].nested["x"][1]]
     assert all(a is b for a, b in zip(held, now))
     assert now[:3] == [{}, {"a": 2.0}, {"x": [1.0, [2.0]]}]
+    assert not hasattr(outer[0], "made")

@@ -127,7 +127,7 @@ class Component:
         self._constant = (*site.constant, OWNER)
         self._find_settings = site.settings or (lambda module: ())
         self._around = site.around or (lambda module, args, kwargs: contextlib.nullcontext((args, kwargs)))
-        self._zero_when_zero = site.zero_when_zero
+        self._is_zero = site.is_zero or (lambda arguments: False)
         self._run_resident = engine.eager if site.resident else None
         self._module = weakref.ref(site.module)  # the engine's table is keyed by it: no strong reference here
         self._engine = engine
@@ -162,7 +162,7 @@ class Component:
             raise Refused("gradients are enabled and wanted (run under torch.no_grad() for inference)")
         graph = self._graph(structure.key)
         started = time.perf_counter()
-        if graph is not None and self._is_zero(structure, tensors):
+        if graph is not None and self._is_zero(structure.rebuild(tensors)[1]):
             output = graph.zeros()
             self.stats.skipped += 1
         elif graph is not None:
@@ -186,13 +186,6 @@ class Component:
             return graph(tensors, self.stats)
         finally:
             self.stats.prologue_runs += graph.prologue.runs - before if graph.prologue else 0
-
-    def _is_zero(self, structure, tensors) -> bool:
-        """Is the output known to be zero, whatever the other arguments?"""
-        if self._zero_when_zero is None or self._zero_when_zero not in structure.owners:
-            return False
-        t = tensors[structure.owners.index(self._zero_when_zero)]
-        return t.ndim == 0 and t.item() == 0
 
     def _wants_gradients(self, tensors) -> bool:
         if not torch.is_grad_enabled():

@@ -1,0 +1,63 @@
+"""diffusers' weights → the original checkpoint format (CompVis, lllyasviel), which ``from_single_file`` reads."""
+
+from __future__ import annotations
+
+import re
+
+RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
+          "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}  # fmt: skip
+OUTER = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+         "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+         "controlnet_cond_embedding.conv_in": "input_hint_block.0", "controlnet_mid_block": "middle_block_out.0",
+         "controlnet_cond_embedding.conv_out": "input_hint_block.14"}  # fmt: skip
+VAE = {"mid_block.attentions.0": "mid.attn_1", "group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v",
+       "to_out.0": "proj_out", "conv_shortcut": "nin_shortcut", "conv_norm_out": "norm_out",
+       "downsamplers.0": "downsample", "upsamplers.0": "upsample"}  # fmt: skip
+
+
+def denoiser(model, prefix: str) -> dict:
+    """A UNet's or ControlNet's state dict."""
+    per_block = model.config.layers_per_block + 1
+    return {prefix + _denoiser_key(key, per_block, model): t for key, t in model.state_dict().items()}
+
+
+def _denoiser_key(key: str, per_block: int, model) -> str:
+    path, _, leaf = key.rpartition(".")
+    if path in OUTER:
+        return f"{OUTER[path]}.{leaf}"
+    if match := re.match(r"controlnet_down_blocks\.(\d+)\.(.*)", key):
+        return f"zero_convs.{match[1]}.0.{match[2]}"
+    if match := re.match(r"controlnet_cond_embedding\.blocks\.(\d+)\.(.*)", key):
+        return f"input_hint_block.{2 * int(match[1]) + 2}.{match[2]}"
+    if match := re.match(r"mid_block\.(resnets|attentions)\.(\d+)\.(.*)", key):
+        place = 2 * int(match[2]) + (match[1] == "attentions")
+        return f"middle_block.{place}.{_inside(match[1], match[3])}"
+    side, block, kind, layer, rest = re.match(r"(down|up)_blocks\.(\d+)\.(\w+?)\.(\d+)\.(.*)", key).groups()
+    first = int(block) * per_block + (side == "down")
+    side = {"down": "input_blocks", "up": "output_blocks"}[side]
+    if kind == "downsamplers":
+        return f"{side}.{first + per_block - 1}.0.{rest.replace('conv', 'op')}"
+    if kind == "upsamplers":
+        attends = hasattr(model.up_blocks[int(block)], "attentions")
+        return f"{side}.{first + per_block - 1}.{1 + attends}.{rest}"
+    return f"{side}.{first + int(layer)}.{int(kind == 'attentions')}.{_inside(kind, rest)}"
+
+
+def _inside(kind: str, rest: str) -> str:
+    path, _, leaf = rest.rpartition(".")
+    return f"{RESNET[path]}.{leaf}" if kind == "resnets" else rest
+
+
+def vae(model, prefix: str = "first_stage_model.") -> dict:
+    last = len(model.config.up_block_types) - 1
+    found = {}
+    for key, t in model.state_dict().items():
+        if "attentions" in key and t.ndim == 2:
+            t = t[..., None, None]
+        for ours, theirs in VAE.items():
+            key = key.replace(ours, theirs)
+        key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key)
+        key = re.sub(r"down_blocks\.(\d)", r"down.\1", key).replace("resnets", "block")
+        key = re.sub(r"up_blocks\.(\d)", lambda m: f"up.{last - int(m[1])}", key)
+        found[prefix + key] = t
+    return found
