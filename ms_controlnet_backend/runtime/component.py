@@ -127,7 +127,7 @@ class Component:
         self._constant = (*site.constant, OWNER)
         self._find_settings = site.settings or (lambda module: ())
         self._around = site.around or (lambda module, args, kwargs: contextlib.nullcontext((args, kwargs)))
-        self._is_zero = site.is_zero or (lambda arguments: False)
+        self._is_zero = site.is_zero
         self._run_resident = engine.eager if site.resident else None
         self._module = weakref.ref(site.module)  # the engine's table is keyed by it: no strong reference here
         self._engine = engine
@@ -162,7 +162,7 @@ class Component:
             raise Refused("gradients are enabled and wanted (run under torch.no_grad() for inference)")
         graph = self._graph(structure.key)
         started = time.perf_counter()
-        if graph is not None and self._is_zero(structure.rebuild(tensors)[1]):
+        if graph is not None and self._is_zero and self._is_zero(structure.rebuild(tensors)[1]):
             output = graph.zeros()
             self.stats.skipped += 1
         elif graph is not None:
