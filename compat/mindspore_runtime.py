@@ -92,12 +92,30 @@ def _fit_threads() -> None:
         logger.info("runtime_num_threads=%s was not accepted: %s", threads, error)
 
 
-def parameter(array, name: str):
-    """A Parameter over the memory of a NumPy array: what the array's owner writes in place, the graph sees."""
+def parameter(array, name: str, device: str = "CPU"):
+    """A Parameter. On CPU over the memory of the NumPy array: what the array's owner writes in place, the graph sees.
+    On a device with memory of its own it is uploaded, and the host keeps nothing."""
     ms = mindspore()
     p = ms.Parameter(ms.Tensor(0.0, ms.float32), name=name, requires_grad=False)  # of the array it would copy it all
-    p.assign_value(ms.Tensor.from_numpy(array))
+    p.assign_value(_uploaded(array, device))
     return p
+
+
+def _uploaded(array, device: str):
+    value = mindspore().Tensor.from_numpy(array)
+    return value if device == "CPU" else value.move_to(device)
+
+
+def read(p):
+    """What a Parameter holds, as a NumPy array of its own."""
+    with LOCK:
+        return p.asnumpy().copy()
+
+
+def write(p, array, device: str) -> None:
+    """Give a Parameter on a device with memory of its own another value."""
+    with LOCK:
+        p.set_data(_uploaded(array, device))
 
 
 def tensor(array):

@@ -43,7 +43,7 @@ _state = _State()
 
 
 def enable(pipe=None, *, backend: str = "mindspore", device: str | None = None, strict: bool = False,
-           cache_dir: str | None = None, max_graphs: int = 16) -> None:  # fmt: skip
+           cache_dir: str | None = None, max_graphs: int = 16, release_host_weights: bool = False) -> None:  # fmt: skip
     """Run the heavy components of diffusers pipelines on a backend.
 
     pipe: a pipeline; None: every pipeline, built before or after this call.
@@ -54,6 +54,9 @@ def enable(pipe=None, *, backend: str = "mindspore", device: str | None = None, 
     cache_dir: folder of the generated MindSpore sources; None: ``$MS_CONTROLNET_CACHE`` or the user's cache folder.
     max_graphs: compiled graphs kept a component (one a signature: sizes, batch, flags); beyond that the one not used
         for longest is dropped.
+    release_host_weights: once a component is compiled, give up torch's memory of those weights that the device holds a
+        copy of: all on an NPU; on CPU those of float16 and bfloat16 scripts, which are computed in float32. Whatever
+        asks for them later (``save_pretrained``, a LoRA, torch) gets them from the device; so does :func:`disable`.
 
     Calling it again changes nothing, or changes the options if they are others. Undone by :func:`disable`.
     Raises UnknownBackend, UnknownDevice, DeviceUnavailable, UnsupportedVersion; TypeError if ``pipe`` is no pipeline.
@@ -61,7 +64,8 @@ def enable(pipe=None, *, backend: str = "mindspore", device: str | None = None, 
     with _lock:
         if pipe is not None and not diffusers_pipelines.is_pipeline(pipe):
             raise TypeError(f"enable(pipe) needs a diffusers pipeline, got {type(pipe).__name__}")
-        engine = _engine(backend, device=device, strict=strict, cache_dir=cache_dir, max_graphs=max_graphs)
+        engine = _engine(backend, device=device, strict=strict, cache_dir=cache_dir, max_graphs=max_graphs,
+                         release_host_weights=release_host_weights)  # fmt: skip
         if pipe is None:
             _state.everywhere = engine
             _state.excluded.clear()
@@ -80,7 +84,9 @@ def disable(pipe=None) -> None:
     """
     with _lock:
         if pipe is None:
+            modules = _interceptor.attached()
             _interceptor.detach_all()
+            _restore(modules)
             _state.everywhere = None
             _state.single.clear()
             _state.excluded.clear()
@@ -92,6 +98,7 @@ def disable(pipe=None) -> None:
         for component in diffusers_pipelines.components(pipe).values():
             for site in _sites(component, ""):
                 _interceptor.detach(site.module)
+                _restore([site.module])
         _state.single.pop(pipe, None)
         if _state.everywhere is not None:
             _state.excluded.add(pipe)
@@ -138,12 +145,21 @@ def on(engine: Engine):
 
 def _end_temporary() -> None:
     _state.everywhere = None
+    modules = _interceptor.attached()
     _interceptor.detach_all()
-    if _state.single:
-        for pipeline in list(_state.single):
-            _bind(pipeline)
-    else:
+    for pipeline in list(_state.single):
+        _bind(pipeline)
+    _restore(set(modules).difference(_interceptor.attached()))
+    if not _state.single:
         _unwatch()
+
+
+def _restore(modules) -> None:
+    """No engine's any more."""
+    for engine in _engines.values():
+        restore = getattr(engine, "restore", None)
+        for module in modules if restore else ():
+            restore(module)
 
 
 def stats() -> dict:

@@ -32,12 +32,14 @@ class Options:
     strict: raise instead of leaving a refused component on torch.
     cache_dir: folder of the generated sources; None: ``$MS_CONTROLNET_CACHE`` or the user's cache folder.
     max_graphs: graphs kept a component; beyond that the one not used for longest is dropped.
+    release_host_weights: give up torch's copy of a weight once the device has its own.
     """
 
     device: str | None = None
     strict: bool = False
     cache_dir: str | None = None
     max_graphs: int = 16
+    release_host_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Site:
 class Engine(Protocol):
     """A backend, built for a set of options.
 
-    Optional: ``stats()`` (label → a dataclass of counters), which comparisons show; ``optimise(captured)`` (run the
+    Optional: ``stats()`` (label → a dataclass of counters), which comparisons show; ``restore(module)``, called when a
+    module is no longer the engine's: it leaves the module as upstream made it; ``optimise(captured)`` (run the
     graph passes in place) and ``evaluate(captured, tensors)`` (run a captured graph once, its output tensors in a
     list), which let a comparison look for a wrong operator inside a component.
     """

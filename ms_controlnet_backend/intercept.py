@@ -64,9 +64,14 @@ class Interceptor:
             if not any(type(other) is cls for other in self._handlers):
                 self._restore(cls)
 
+    def attached(self) -> list:
+        """The instances."""
+        with self._lock:
+            return list(self._handlers)
+
     def detach_all(self) -> None:
         with self._lock:
-            for instance in list(self._handlers):
+            for instance in self.attached():
                 self.detach(instance)
             for cls in list(self._classes):  # instances may have died unseen
                 self._restore(cls)

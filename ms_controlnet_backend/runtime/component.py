@@ -23,6 +23,7 @@ from ..signature import Arguments
 from . import executable
 from .eager import Eager
 from .recent import Recent
+from .released import release, restore, traceable
 from .resident import ResidentTensor
 from .snapshot import Snapshot
 from .source_cache import SourceCache
@@ -58,6 +59,13 @@ class MindSporeEngine:
             if site.module not in self._components:
                 self._components[site.module] = Component(site, self)
             return self._components[site.module]
+
+    def restore(self, module) -> None:
+        """The module's weights are ordinary tensors of torch again."""
+        component = self._components.get(module)
+        if component is not None:
+            with component._busy:
+                restore(module)
 
     def build(self, captured, tensors, **options):
         """:func:`.executable.build` with what belongs to this engine."""
@@ -96,7 +104,8 @@ class Stats(Crossings):
     """calls: answered by a graph. seconds: in them, compilation not counted. compiles, compile_seconds: captures and
     compilations, first run included. prologue_runs: how often what is constant over the steps was computed. skipped:
     calls not run because their output is zero. evicted: graphs dropped, too many being kept. fallbacks: calls answered
-    by torch. to_device, to_host and their bytes: tensors that crossed, weights not counted."""
+    by torch. to_device, to_host and their bytes: tensors that crossed, weights not counted. bytes_released: torch's
+    memory of weights given up (``release_host_weights``)."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -106,6 +115,7 @@ class Stats(Crossings):
     skipped: int = 0
     evicted: int = 0
     fallbacks: int = 0
+    bytes_released: int = 0
 
     def __add__(self, other: Stats) -> Stats:
         return Stats(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -233,6 +243,9 @@ class Component:
             self._refused[structure.key] = refusal, values
             raise
         finally:  # taken after the capture: some forwards change their own module the first time they run
+            if self._engine.options.release_host_weights:
+                self._snapshot = None  # it holds the weights
+                self.stats.bytes_released += release(self._module(), self._engine.store)
             self._snapshot = self._snapshot or Snapshot(self._module(), self._settings.slots)
         self._refused.pop(structure.key, None)
         self.stats.evicted += self._graphs.keep(structure.key, graph)
@@ -247,9 +260,12 @@ class Component:
         started = time.perf_counter()
         _local.tracing = True
         try:
-            captured = capture(self.label, self._module(), original, structure, tensors, settings)
+            with traceable(self._module()) as released:
+                captured = capture(self.label, self._module(), original, structure, tensors, settings)
         finally:
             _local.tracing = False
+        for node, weight in captured.weights.items():
+            captured.weights[node] = replace(weight, tensor=released.get(id(weight.tensor), weight.tensor))
         capture_s = time.perf_counter() - started
         graph, output = engine.build(
             captured,

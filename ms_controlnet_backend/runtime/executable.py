@@ -21,7 +21,7 @@ from ..lowering.prologue import split
 from ..plugins import Registry
 from ..settings import OWNER
 from .prologue import Prologue
-from .resident import Held, ResidentTensor, plain
+from .resident import Held, ResidentTensor, device_value, plain
 from .source_cache import SourceCache, load
 from .transfers import Crossings, Transfers
 from .weights import Weight, WeightStore
@@ -58,9 +58,8 @@ class Executable:
         """What the upstream forward would return, computed by MindSpore. count: what crosses is added to it."""
 
         def to_device(t):
-            if isinstance(t, ResidentTensor) and t.held.value is not None:
-                return t.held.value
-            return self.transfers.to_device(plain(t), count)
+            known = device_value(t)
+            return self.transfers.to_device(plain(t), count) if known is None else known
 
         with mindspore_runtime.LOCK:
             if self.prologue is None or not self.prologue.once_a_run:

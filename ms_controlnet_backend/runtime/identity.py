@@ -6,7 +6,10 @@ import functools
 
 import torch
 
-from .weights import version_of
+
+def version_of(t: torch.Tensor) -> int:
+    """torch's in-place counter; inference tensors have none and cannot be changed outside inference mode."""
+    return -1 if t.is_inference() else t._version
 
 
 def identity(t: torch.Tensor) -> tuple:

@@ -33,8 +33,7 @@ class Prologue:
     def results(self, tensors: list[torch.Tensor], to_device, first: Callable[[], None]) -> tuple:
         """The device tensors for the step, computed now if need be, after calling ``first``."""
         inputs = [plain(tensors[i]) for i in self.order]
-        sources = [w.source() for w in self.weights if not w.constant]
-        key = tuple(identity(t) for t in inputs), tuple(identity(t) for t in sources)
+        key = tuple(identity(t) for t in inputs), tuple(w.identity() for w in self.weights if not w.constant)
         if key != self._key:
             self._key = None  # nothing to be found if the run below fails
             first()

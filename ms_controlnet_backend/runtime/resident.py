@@ -23,12 +23,13 @@ class Held:
     """What all aliases of one resident tensor share.
 
     value: the MindSpore tensor; None once the host's memory was given away, which is the truth from then on.
-    fetch: copies it to the host. run: an overload on the device, or NotImplemented.
+    fetch: copies it to the host. run: an overload on the device, or NotImplemented; None where the value is in no form
+    that operators take.
     """
 
     value: Any
     fetch: Callable[[], torch.Tensor]
-    run: Callable
+    run: Callable | None
     host: torch.Tensor | None = None
 
     def read(self) -> torch.Tensor:
@@ -90,7 +91,7 @@ class ResidentTensor(torch.Tensor):
 def _on_device(func, args, kwargs):
     """The result of an overload that changes nothing, computed on the device, or NotImplemented."""
     residents = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, ResidentTensor)]
-    if any(t.held.value is None for t in residents):
+    if any(device_value(t) is None for t in residents):
         return NotImplemented
     return residents[0].held.run(func, args, kwargs)
 
@@ -103,9 +104,21 @@ def _functional(func):
     return getattr(packet, func._overloadname, None)
 
 
+def device_value(t):
+    """The MindSpore tensor of ``t`` for an operator on the device, or None."""
+    return t.held.value if isinstance(t, ResidentTensor) and t.held.run is not None else None
+
+
 def plain(t):
     """An ordinary tensor for reading, whatever comes in."""
     return t.held.read() if isinstance(t, ResidentTensor) else t
+
+
+def on_host(t):
+    """The ordinary tensor that tells the truth of ``t``; None while the device has it alone."""
+    if isinstance(t, ResidentTensor):
+        return t.held.host if t.held.value is None else None
+    return t
 
 
 def give(t):

@@ -15,12 +15,14 @@ import torch
 
 from ..compat.torch_export import TABLES
 from ..settings import AnyNumber
+from .resident import ResidentTensor
 
 _LEAVES = (int, float, complex, bool, str, bytes, type(None), type, types.FunctionType, types.MethodType,
            types.BuiltinFunctionType, types.ModuleType, torch.dtype, torch.device, torch.nn.Module)  # fmt: skip
 _IRRELEVANT = frozenset({"_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
                          "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", *TABLES})  # fmt: skip
 _LOOKS = (torch.Tensor.data_ptr, torch.Tensor.dtype.__get__, torch.Tensor.shape.__get__)
+_held = operator.attrgetter("held")
 _DEPTH = 4
 """How far below a module's own attributes containers and plain objects are followed."""
 
@@ -39,12 +41,14 @@ class Snapshot:
         self._live: list = []  # containers, and shallow copies of what they were:
         self._then: list = []  # compared by value, identical values first
         self._tensors: list[torch.Tensor] = []
+        self._residents: list[ResidentTensor] = []
         self._seen: dict[int, object] = {}  # keeps what was seen alive, so that no id is used again
         for m in module.modules():
             self._add_module(m)
         self._lengths = list(map(len, self._tables))
         self._keys = list(chain.from_iterable(self._tables))
         self._values = list(chain.from_iterable(map(dict.values, self._tables)))
+        self._held = list(map(_held, self._residents))
         self._places = self._now()
 
     def same(self) -> bool:
@@ -55,6 +59,7 @@ class Snapshot:
                 and all(map(operator.is_, chain.from_iterable(map(dict.values, self._tables)), self._values))
                 and list(chain.from_iterable(self._tables)) == self._keys
                 and all(map(operator.eq, self._live, self._then))
+                and all(map(operator.is_, map(_held, self._residents), self._held))
                 and self._now() == self._places
             )
         except RuntimeError:  # a comparison that came down to the values of tensors: they are other objects
@@ -73,8 +78,15 @@ class Snapshot:
         for name in TABLES:
             self._tables.append(attributes[name])
         for table in (attributes["_parameters"], attributes["_buffers"]):
-            self._tensors += [t for t in table.values() if t is not None]
+            for t in table.values():
+                self._add_tensor(t)
         self._add(attributes, _DEPTH, _IRRELEVANT)
+
+    def _add_tensor(self, t) -> None:
+        if isinstance(t, ResidentTensor):  # it has no place; asking would fetch it
+            self._residents.append(t)
+        elif t is not None:
+            self._tensors.append(t)
 
     def _add(self, o, depth: int, skip=frozenset()) -> None:
         """Follow a container, or the attributes of an object."""
@@ -82,7 +94,7 @@ class Snapshot:
             return
         self._seen[id(o)] = o
         if isinstance(o, torch.Tensor):
-            self._tensors.append(o)
+            self._add_tensor(o)
             return
         if isinstance(o, dict):
             self._equals(o, self._expected(o, dict(o)))

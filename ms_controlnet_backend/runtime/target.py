@@ -28,9 +28,15 @@ class Target:
 
     On CPU float16 and bfloat16 are computed in float32 (MindSpore has no bfloat16 CPU kernels, and its float16 ones are
     slower than float32); a component's outputs keep the script's dtype. On Ascend every dtype is computed as it is.
+    own_memory: does the device have memory of its own, into which weights are copied? None: all but the CPU have.
     """
 
     device: str
+    own_memory: bool | None = None
+
+    def __post_init__(self):
+        if self.own_memory is None:
+            object.__setattr__(self, "own_memory", self.device != "CPU")
 
     def compute_dtype(self, dtype: torch.dtype) -> str:
         """torch dtype → MindSpore dtype name; Refused for one that has none (complex, quantised)."""

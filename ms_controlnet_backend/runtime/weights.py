@@ -1,8 +1,9 @@
 """One MindSpore Parameter per torch tensor, shared by every graph that uses the tensor.
 
 On CPU a float32 weight is not copied: the Parameter lies on torch's memory and sees in-place changes. A weight in
-another dtype or layout is converted once and converted again when the original changed: when its version did, when a
-sample of its elements did (writes through ``.data`` leave no version), and once a run whatever they say.
+another dtype or layout, or on a device with memory of its own, is converted once and converted again when the original
+changed: when its version did, when a sample of its elements did (writes through ``.data`` leave no version), and once
+a run whatever they say. The original may be released (:mod:`.released`): then the Weight has the only copy.
 """
 
 from __future__ import annotations
@@ -15,15 +16,12 @@ from typing import Any
 import torch
 
 from ..compat import mindspore_runtime
+from .identity import identity, version_of
+from .resident import ResidentTensor, on_host, plain
 from .target import Target
 
 SAMPLE = 32
 """Elements of a converted weight that are looked at before every call."""
-
-
-def version_of(t: torch.Tensor) -> int:
-    """torch's in-place counter; inference tensors have none and cannot be changed outside inference mode."""
-    return -1 if t.is_inference() else t._version
 
 
 def checksum(t: torch.Tensor) -> int:
@@ -38,17 +36,21 @@ def checksum(t: torch.Tensor) -> int:
 
 @dataclass
 class Weight:
-    """host: the contiguous array the Parameter lies on, in the shape the graph wants. shared: is that torch's own
-    memory? constant: belongs to one graph and never changes. prepare: from the torch tensor to what ``host`` holds."""
+    """host: the contiguous array the Parameter lies on, in the shape the graph wants; None where it lies in a device's
+    own memory. shared: is that torch's memory? constant: belongs to one graph and never changes. prepare: from the
+    torch tensor to what the Parameter holds. faithful: can the torch tensor be had back from that, bit by bit?"""
 
     parameter: Any
-    host: torch.Tensor
+    host: torch.Tensor | None
     shared: bool
     address: int
     version: int
     source: Callable[[], torch.Tensor | None]
     prepare: Callable[[torch.Tensor], torch.Tensor]
     size: int
+    dtype: torch.dtype
+    device: str
+    faithful: bool = False
     constant: bool = False
     checksum: int = 0
     _sample: tuple | None = None
@@ -56,22 +58,39 @@ class Weight:
     def moved(self) -> bool:
         """Does the torch tensor now live elsewhere (or not at all)? Graphs on this Weight are then stale."""
         t = self.source()
-        return t is None or t.data_ptr() != self.address
+        return t is None or not isinstance(t, ResidentTensor) and t.data_ptr() != self.address
 
     def refresh(self, thoroughly: bool = False) -> bool:
         """Convert again if the torch tensor was changed in place; True if it was. thoroughly: look at all of it."""
-        t = self.source()
-        if t is None or t.numel() != self.size:  # replaced: no true graph uses this Weight any more
+        t = on_host(self.source())
+        if t is None or t.numel() != self.size:  # released, or replaced: no true graph uses this Weight any more
             return False
         version = version_of(t)
         unchanged = self.shared or (version == self.version and self._sample_is_true(t))
         if unchanged and not (thoroughly and not self.shared and checksum(t) != self.checksum):
             self.version = version
             return False
-        self.host.copy_(self.prepare(t.detach()))
+        self._write(self.prepare(t.detach()))
         self.version, self.checksum = version, checksum(t)
         self.take_sample(t)
         return True
+
+    def identity(self) -> tuple:
+        """Equal as long as the numbers are the same (see :func:`.identity.identity`)."""
+        t = on_host(self.source())
+        return ("released", id(self)) if t is None else identity(t)
+
+    def read(self) -> torch.Tensor:
+        """What the Parameter holds, in memory of its own."""
+        if self.host is not None:
+            return self.host.clone()
+        return torch.from_numpy(mindspore_runtime.read(self.parameter))
+
+    def _write(self, data: torch.Tensor) -> None:
+        if self.host is not None:
+            self.host.copy_(data)
+        else:
+            mindspore_runtime.write(self.parameter, data.numpy(), self.device)
 
     def take_sample(self, t: torch.Tensor) -> None:
         """Remember some elements, spread evenly, of what was converted."""
@@ -99,15 +118,13 @@ class WeightStore:
 
     def get(self, t: torch.Tensor, name: str, shape: tuple[int, ...], prepare: Callable | None = None) -> Weight:
         """The Weight of a tensor, after ``prepare`` where there is one; a new one if the tensor moved since."""
-        key = id(t), shape, prepare
-        known = self._weights.get(key)
+        known = self._weights.get((id(t), shape, prepare))
         if known is not None and known.source() is t and not known.moved():
-            if known.host.dtype == self._target.host_dtype(t.dtype) and known.size == t.numel():
+            if known.dtype == self._target.host_dtype(t.dtype) and known.size == t.numel():
                 known.refresh()  # it may have changed since the last graph that used it ran
                 return known
         weight = self._make(t, name, shape, prepare)
-        weight.source = weakref.ref(t, lambda _: self._weights.pop(key, None))
-        self._weights[key] = weight
+        self._keep(t, (id(t), shape, prepare), weight)
         return weight
 
     def constant(self, t: torch.Tensor, name: str, shape: tuple[int, ...]) -> Weight:
@@ -116,22 +133,44 @@ class WeightStore:
         weight.source, weight.constant = (lambda: t), True
         return weight
 
+    def of(self, t: torch.Tensor) -> list[Weight]:
+        """All Weights of a tensor."""
+        return [w for key, w in self._weights.items() if key[0] == id(t) and w.source() is t]
+
+    def hand_over(self, old: torch.Tensor, new: torch.Tensor) -> None:
+        """``new`` takes the place of ``old``, with the same numbers."""
+        for key in [k for k, w in self._weights.items() if k[0] == id(old) and w.source() is old]:
+            self._keep(new, (id(new), *key[1:]), self._weights.pop(key))
+
+    def _keep(self, t: torch.Tensor, key: tuple, weight: Weight) -> None:
+        weight.source = weakref.ref(t, lambda _: self._weights.pop(key, None))
+        self._weights[key] = weight
+
     def _make(self, t: torch.Tensor, name: str, shape: tuple[int, ...], prepare: Callable | None = None) -> Weight:
-        dtype = self._target.host_dtype(t.dtype)
+        dtype, target = self._target.host_dtype(t.dtype), self._target
 
         def converted(data: torch.Tensor) -> torch.Tensor:
             data = data.to(device="cpu", dtype=dtype)
             return (data if prepare is None else prepare(data)).contiguous().reshape(shape)
 
+        original = plain(t)
         with torch.no_grad():
-            host = converted(t.detach())
-        shared = host.data_ptr() == t.data_ptr() and host.data_ptr() != 0
+            host = converted(original.detach())
+        shared = host.data_ptr() == original.data_ptr() and host.data_ptr() != 0
+        if shared and target.own_memory:
+            host, shared = host.clone(), False
         self._count += 1
-        parameter = mindspore_runtime.parameter(host.numpy(), f"w{self._count}.{name}")
-        total = 0 if shared else checksum(t)
+        parameter = mindspore_runtime.parameter(host.numpy(), f"w{self._count}.{name}", target.device)
         weight = Weight(
-            parameter, host, shared, t.data_ptr(), version_of(t), lambda: None, converted, t.numel(), checksum=total
-        )
+            parameter, host if target.device == "CPU" else None, shared, original.data_ptr(), version_of(original),
+            lambda: None, converted, t.numel(), dtype, target.device,
+            faithful=prepare is None and _holds(dtype, t.dtype), checksum=0 if shared else checksum(original),
+        )  # fmt: skip
         if not shared and t.numel():
-            weight.take_sample(t)
+            weight.take_sample(original)
         return weight
+
+
+def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
+    """Does one dtype have every number of the other?"""
+    return torch.promote_types(wide, narrow) is wide
