@@ -18,6 +18,7 @@ import threading
 
 from ..errors import DeviceUnavailable, UnknownDevice
 from . import versions
+from .compile_cache import CompileCache
 
 LOCK = threading.RLock()
 logger = logging.getLogger(__name__)
@@ -123,13 +124,25 @@ def tensor(array):
     return mindspore().Tensor.from_numpy(array)
 
 
-class Graph:
-    """A Cell compiled for the arguments of its first call. Calls return when the result is there."""
+def name_apart(parameters) -> None:
+    """No two Parameters of a Cell may have the same name."""
+    taken = set()
+    for p in parameters:
+        while p.name in taken:
+            p.name += "_"
+        taken.add(p.name)
 
-    def __init__(self, cell):
+
+class Graph:
+    """A Cell compiled for the arguments of its first call. Calls return when the result is there.
+
+    cache, key: where the compiled graph is kept, as of CompileCache; None: nowhere."""
+
+    def __init__(self, cell, cache: CompileCache | None = None, key: str = ""):
         cell.set_train(False)
         self._cell = cell
         self._run = None
+        self._cache, self._key = cache, key
 
     def __call__(self, *tensors):
         """MindSpore tensors in, a tuple of MindSpore tensors out; LOCK must be held."""
@@ -137,10 +150,23 @@ class Graph:
             return self._run(tensors, self._phase)
         gc.freeze()  # compiling collects garbage, which takes a second where much of torch is loaded
         try:
-            outputs = self._cell.compile_and_run(*tensors)
+            outputs = self._compile(tensors)
         finally:
             gc.unfreeze()
         from mindspore.nn.cell import _cell_graph_executor
 
         self._phase, self._run = self._cell.current_phase, _cell_graph_executor._graph_executor
         return outputs
+
+    def _compile(self, tensors):
+        if self._cache is None:
+            return self._cell.compile_and_run(*tensors)
+        known = False
+        try:
+            with self._cache.compiling(self._key) as known:
+                return self._cell.compile_and_run(*tensors)
+        except RuntimeError as error:
+            if not known:
+                raise
+            logger.warning("what was kept of an earlier compilation is of no use (%s); compiled again", error)
+        return self._cell.compile_and_run(*tensors)

@@ -31,13 +31,12 @@ class WinogradWeight:
     """(O, C, 3, 3) → (16, C, O): the weight in the domain of the products, one matrix a place in the tile."""
 
     def __call__(self, weight: torch.Tensor) -> torch.Tensor:
-        transform = torch.tensor(_WEIGHT, dtype=torch.float64)
+        transform = torch.kron(*[torch.tensor(_WEIGHT, dtype=torch.float64)] * 2)  # (16, 9)
         o, c = weight.shape[:2]
         result = torch.empty(SIZE * SIZE, c, o)
-        for start in range(0, o, 64):  # in float64, which need not hold the whole weight
-            part = weight[start : start + 64].double()
-            part = torch.einsum("ai,ocij,bj->abco", transform, part, transform)
-            result[:, :, start : start + 64] = part.reshape(SIZE * SIZE, c, -1)
+        for start in range(0, c, 64):  # in float64, which need not hold the whole weight
+            part = weight[:, start : start + 64].permute(2, 3, 1, 0).double()
+            result[:, start : start + 64] = (transform @ part.reshape(9, -1)).reshape(SIZE * SIZE, -1, o)
         return result
 
 

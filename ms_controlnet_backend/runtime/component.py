@@ -15,6 +15,7 @@ import torch
 
 from .. import passes
 from ..capture import capture
+from ..compat.compile_cache import CompileCache
 from ..errors import Refused
 from ..hookspecs import Options, Site
 from ..plugins import manager, registry
@@ -44,6 +45,7 @@ class MindSporeEngine:
         self.options = options
         self.store = WeightStore(target)
         self.cache = SourceCache(options.cache_dir)
+        self.compiled = CompileCache(self.cache.folder / "compiled")
         self.transfers = Transfers(target)
         self.eager = Eager(
             lambda *captured: self.build(*captured, run=self.eager),
@@ -273,6 +275,7 @@ class Component:
             constant=self._constant,
             run=self._run_resident,
             count=self.stats,
+            compiled=engine.compiled,
         )
         graph.event.capture_s = capture_s
         return graph, output

@@ -14,6 +14,7 @@ import torch
 from .. import codegen, passes
 from ..capture import Captured
 from ..compat import mindspore_runtime
+from ..compat.compile_cache import CompileCache
 from ..errors import Refused
 from ..hookspecs import Compiled
 from ..lowering.lower import lower
@@ -107,11 +108,12 @@ def build(
     constant: Collection[str] = (),
     run: Callable | None = None,
     count: Crossings | None = None,
+    compiled: CompileCache | None = None,
 ):
     """Compile a captured graph and run it on the tensors of the call that asked for it: (executable, its output).
 
     tensors: in the structure's order. constant: arguments that stay the same over the steps of a run. run,
-    count: as of Executable.
+    count: as of Executable. compiled: keeps what MindSpore made of the source.
     Raises Refused with MindSpore's message.
     """
     target = transfers.target
@@ -133,8 +135,15 @@ def build(
             else store.get(t, v.name, v.shape, program.prepared.get(v))
             for v, t in programs[name].weights.items()
         ]
-        made = getattr(load(path), name)(tuple(w.parameter for w in weights))
-        return mindspore_runtime.Graph(made), weights, [places[v] for v in programs[name].inputs if v in places]
+        parameters = tuple(w.parameter for w in weights)
+        mindspore_runtime.name_apart(parameters)
+        key = ""
+        if compiled is not None:
+            inputs = [(v.shape, v.dtype) for v in programs[name].inputs]
+            signature = name, target.device, [(p.name, p.shape, str(p.dtype)) for p in parameters], inputs
+            key = compiled.key(source, signature)
+        graph = mindspore_runtime.Graph(getattr(load(path), name)(parameters), compiled, key)
+        return graph, weights, [places[v] for v in programs[name].inputs if v in places]
 
     try:
         with mindspore_runtime.LOCK:

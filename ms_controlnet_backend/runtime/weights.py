@@ -114,7 +114,6 @@ class WeightStore:
     def __init__(self, target: Target):
         self._target = target
         self._weights: dict[tuple, Weight] = {}
-        self._count = 0
 
     def get(self, t: torch.Tensor, name: str, shape: tuple[int, ...], prepare: Callable | None = None) -> Weight:
         """The Weight of a tensor, after ``prepare`` where there is one; a new one if the tensor moved since."""
@@ -159,8 +158,9 @@ class WeightStore:
         shared = host.data_ptr() == original.data_ptr() and host.data_ptr() != 0
         if shared and target.own_memory:
             host, shared = host.clone(), False
-        self._count += 1
-        parameter = mindspore_runtime.parameter(host.numpy(), f"w{self._count}.{name}", target.device)
+        # the same in every process: compiled graphs are found again by the names of their weights
+        name = f"{name}.{'x'.join(map(str, shape))}.{prepare or ''}"
+        parameter = mindspore_runtime.parameter(host.numpy(), name, target.device)
         weight = Weight(
             parameter, host if target.device == "CPU" else None, shared, original.data_ptr(), version_of(original),
             lambda: None, converted, t.numel(), dtype, target.device,
