@@ -200,7 +200,7 @@ CALLS = {
     "get_device_properties": (get_device_properties, "name, memory and cores of the machine"),
     "get_device_capability": (get_device_capability, "none"),
     "get_arch_list": (lambda: [], "none"),
-    "mem_get_info": (mem_get_info, "of the machine"),
+    **dict.fromkeys(("mem_get_info", "get_memory_info"), (mem_get_info, "of the machine")),
     "memory_summary": (memory_summary, "of the process"),
     "memory_stats": (memory_stats, "of the process"),
     **dict.fromkeys(("memory_allocated", "memory_reserved", "memory_cached"), (resident, "of the process")),
@@ -234,4 +234,20 @@ def maker(name: str):
     return CALLS[name][0] if name in ASKED else lambda original: CALLS[name][0]
 
 
-TABLE = tuple(Replacement("torch.cuda", name, maker(name), why) for name, (_, why) in CALLS.items())
+SHARED = """device_count empty_cache get_memory_info is_available max_memory_allocated max_memory_reserved
+memory_allocated memory_reserved memory_stats reset_accumulated_memory_stats reset_peak_memory_stats set_stream
+synchronize current_stream""".split()
+"""Of CALLS, what ``torch.accelerator`` has as well."""
+
+DTYPES = "BFloat16 Bool Byte Char Double Float Half Int Long Short".split()
+
+TABLE = (
+    *(Replacement("torch.cuda", name, maker(name), why) for name, (_, why) in CALLS.items()),
+    *(Replacement("torch.cuda", f"{dtype}Tensor", lambda _, n=dtype: getattr(torch, f"{n}Tensor"), "of the CPU")
+      for dtype in DTYPES),
+    *(Replacement("torch.cuda.nvtx", name, lambda _: nothing, "nobody profiles")
+      for name in ("mark", "range_push", "range_pop")),
+    *(Replacement("torch.accelerator", name, maker(name), CALLS[name][1]) for name in SHARED),
+    Replacement("torch.accelerator", "current_accelerator", for_scripts(torch.device("cpu")), "as is_available"),
+    Replacement("torch.accelerator", "current_device_index", lambda _: _zero, "the only one"),
+)  # fmt: skip

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 
 import torch
 from torch.utils import _pytree as pytree
 
 from ..capture import Captured, captured_node
-from ..errors import Refused
+from ..errors import Refused, refusal
 from .recent import Recent
 from .resident import ResidentTensor
 
+logger = logging.getLogger(__name__)
 KEPT = 256
 """Compiled operators; beyond that the one not used for longest is dropped."""
 
@@ -42,7 +44,9 @@ class Eager:
         if graph is None:
             try:
                 graph, output = self._build(_captured(op, leaves, spec, places), tensors)
-            except Refused:
+            except Exception as error:  # noqa: BLE001 - as for whole components
+                if not isinstance(error, Refused):
+                    logger.warning("%s between components runs on torch: %s", op, refusal(error))
                 graph, output = NotImplemented, NotImplemented
             self._graphs.keep(key, graph)
             return output
