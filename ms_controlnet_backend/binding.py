@@ -12,7 +12,7 @@ import weakref
 
 from . import plugins
 from .compat import cuda_redirection, diffusers_pipelines, mindspore_runtime
-from .errors import BackendError, refusal
+from .errors import refusal
 from .hookspecs import Engine, Options, Site
 from .intercept import Interceptor
 
@@ -241,16 +241,15 @@ def _sites(component, name: str) -> list[Site]:
     if not isinstance(component, torch.nn.Module):
         return []
     kind = type(component).__name__
-    try:
-        adapter = plugins.registry().adapter(component)
-        if adapter is not None:
-            return list(adapter.sites(component, name))
+    adapter = plugins.registry().adapter(component)
+    if adapter is None:
         _stays(name, kind, "has no adapter and stays on torch; a plugin can add one (register_adapters)")
-    except BackendError:  # registered wrongly: enable() says so
-        raise
+        return []
+    try:
+        return list(adapter.sites(component, name))
     except Exception as error:  # noqa: BLE001 - anything may go wrong in a foreign adapter
-        _stays(name, kind, f"stays on torch: its adapter failed: {refusal(error)}")
-    return []
+        _stays(name, kind, f"stays on torch: adapter {adapter.name!r} failed: {refusal(error)}")
+        return []
 
 
 @functools.cache

@@ -247,7 +247,7 @@ class Component:
         try:
             manager().hook.component_compiled(event=event)
         except Exception as error:  # noqa: BLE001 - anything may go wrong in a foreign plugin
-            self._engine.warn_once(f"a plugin's component_compiled failed: {type(error).__name__}: {error}")
+            self._engine.warn_once(f"a plugin's component_compiled failed: {refusal(error)}")
         return output
 
     def _build(self, original, structure, tensors, settings):
