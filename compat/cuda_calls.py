@@ -200,7 +200,7 @@ CALLS = {
     "get_device_properties": (get_device_properties, "name, memory and cores of the machine"),
     "get_device_capability": (get_device_capability, "none"),
     "get_arch_list": (lambda: [], "none"),
-    **dict.fromkeys(("mem_get_info", "get_memory_info"), (mem_get_info, "of the machine")),
+    "mem_get_info": (mem_get_info, "of the machine"),
     "memory_summary": (memory_summary, "of the process"),
     "memory_stats": (memory_stats, "of the process"),
     **dict.fromkeys(("memory_allocated", "memory_reserved", "memory_cached"), (resident, "of the process")),
@@ -234,7 +234,7 @@ def maker(name: str):
     return CALLS[name][0] if name in ASKED else lambda original: CALLS[name][0]
 
 
-SHARED = """device_count empty_cache get_memory_info is_available max_memory_allocated max_memory_reserved
+SHARED = """device_count empty_cache is_available max_memory_allocated max_memory_reserved
 memory_allocated memory_reserved memory_stats reset_accumulated_memory_stats reset_peak_memory_stats set_stream
 synchronize current_stream""".split()
 """Of CALLS, what ``torch.accelerator`` has as well."""
@@ -249,5 +249,6 @@ TABLE = (
       for name in ("mark", "range_push", "range_pop")),
     *(Replacement("torch.accelerator", name, maker(name), CALLS[name][1]) for name in SHARED),
     Replacement("torch.accelerator", "current_accelerator", for_scripts(torch.device("cpu")), "as is_available"),
+    Replacement("torch.accelerator", "get_memory_info", lambda _: mem_get_info, "of the machine"),
     Replacement("torch.accelerator", "current_device_index", lambda _: _zero, "the only one"),
 )  # fmt: skip
