@@ -95,6 +95,19 @@ def _generator(original, device="cpu"):
     return original(here(device))
 
 
+def _device_module(function):
+    """``torch.cuda`` for "cuda", as its name says: torch.random.fork_rng looks for it so."""
+
+    @functools.wraps(function)
+    def get_device_module(device=None):
+        if not redirected(device):
+            return function(device)
+        kind = "cuda" if isinstance(device, int) else device if isinstance(device, str) else device.type
+        return getattr(torch, kind.split(":")[0])
+
+    return get_device_module
+
+
 def _moved(_):
     def method(self, device=None, *args, **kwargs):
         return self.to("cpu")
@@ -173,6 +186,7 @@ TABLE = (
     Replacement("torch", "device", stand_in(_device), 'torch.device("cuda"), which torch.device("npu") is an error'),
     Replacement("torch", "Generator", stand_in(_generator), "a generator of the CPU: the numbers of its seed there"),
     *(Replacement(o, n, argument("device"), "the tensor is made on the CPU") for n, o in _factories().items()),
+    Replacement("torch", "get_device_module", _device_module, "torch.cuda, torch.npu"),
     Replacement("torch", "tensor", _tensor, "the tensor is made on the CPU"),
     *(Replacement("torch", n, argument("device"), "the tensor is made on the CPU") for n in LIKE),
     *(Replacement("torch.Tensor", n, argument("device"), "the tensor is made on the CPU") for n in NEW),

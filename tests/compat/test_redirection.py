@@ -5,10 +5,12 @@ import copy
 import logging
 import pickle
 import pkgutil
+import re
 import subprocess
 import sys
 import threading
 import time
+import types
 import zipfile
 
 import models
@@ -56,6 +58,9 @@ DEVICE_CALLS = {
                         "torch.Generator(device=D).device.type == 'cpu'",
                         "isinstance(torch.Generator(D), torch.Generator)",
                         "not isinstance(1, torch.Generator)"],
+    "torch.get_device_module": ["torch.get_device_module(D).device_count() == 1",
+                                "torch.get_device_module('npu') is torch.npu",
+                                "torch.get_device_module('cpu') is torch.cpu"],
     "torch.Tensor.to": ["cpu(x.to(D))", "x.to(D, torch.float16).dtype is torch.float16", "cpu(x.to(x.double()))",
                         "x.to(device=D, dtype=torch.float16).dtype is torch.float16", "x.to('meta').is_meta",
                         "x.to(torch.float16).dtype is torch.float16", "x.to(D, non_blocking=True) is x"],
@@ -77,7 +82,7 @@ DEVICE_CALLS = {
                                 "autocast(torch.autocast(device_type='npu')) is torch.float32",
                                 "autocast(torch.amp.autocast('cuda', dtype=torch.bfloat16)) is torch.float32",
                                 "autocast(torch.cuda.amp.autocast()) is torch.float32",
-                                "autocast(torch.autocast('cpu'), torch.autocast('cuda')) is torch.bfloat16"],
+                                "autocast(torch.autocast('cpu'), lambda: torch.autocast('npu')) is torch.bfloat16"],
     "torch.load": ["cpu(torch.load(saved, map_location=D))", "cpu(torch.load(saved, D))", "cpu(torch.load(saved))",
                    "cpu(torch.load(saved_on_cuda))", "cpu(torch.load(saved_on_cuda, {'cuda:0': 'cuda:1'}))",
                    "torch.load(saved, map_location='meta').is_meta"],
@@ -182,7 +187,9 @@ def examples() -> dict[str, list[str]]:
 @pytest.fixture
 def names(pipe, tmp_path):
     """What the examples use."""
+    import diffusers
     import safetensors.torch
+    import transformers
 
     x = torch.ones(3)
     torch.save(x, tmp_path / "x.pt")
@@ -205,7 +212,7 @@ def names(pipe, tmp_path):
     def autocast(*contexts):
         with contextlib.ExitStack() as stack:
             for context in contexts:
-                stack.enter_context(context)
+                stack.enter_context(context() if isinstance(context, types.FunctionType) else context)
             return (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
 
     def default_device(device):
@@ -235,7 +242,8 @@ def names(pipe, tmp_path):
 
     files = {"folder": tmp_path / "pipe", "saved": tmp_path / "x.pt", "saved_on_cuda": tmp_path / "cuda.pt"}
     files |= {"tensors": tmp_path / "x.safetensors"}
-    return globals() | locals() | files | {"load_file": safetensors.torch.load_file}
+    libraries = {"diffusers": diffusers, "transformers": transformers, "load_file": safetensors.torch.load_file}
+    return globals() | locals() | files | libraries
 
 
 def test_every_line_of_the_table(clean, names):
@@ -248,15 +256,15 @@ def test_every_line_of_the_table(clean, names):
         if line not in in_force:  # not in this version of torch
             continue
         for call in calls:
-            for device in DEVICES if "=D" in call or "D)" in call or "(D" in call else [None]:
-                for device_map in ("cuda", "balanced") if "=M" in call else [None]:
+            for device in DEVICES if re.search(r"\bD\b", call) else [None]:
+                for device_map in ("cuda:0", "npu", "balanced") if "=M" in call else [None]:
                     try:
                         result = eval(call, {**names, "D": device, "M": device_map})  # noqa: S307
                     except Exception as error:  # noqa: BLE001
                         result = repr(error)
                     if result is not True and getattr(result, "item", lambda: None)() is not True:
                         wrong.append((call, device, device_map, result))
-    assert wrong == []
+    assert wrong == [], "\n".join(map(str, wrong))
     assert len(in_force) > 120
 
 
