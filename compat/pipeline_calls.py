@@ -95,6 +95,19 @@ def _xformers(function):
     return set_use_memory_efficient_attention_xformers
 
 
+def _attention_backend(function):
+    """A backend that is known, but needs a package or a device that is not there (upstream: RuntimeError)."""
+
+    @functools.wraps(function)
+    def set_attention_backend(self, backend):
+        try:
+            return function(self, backend)
+        except (RuntimeError, ImportError) as error:
+            accept(f"set_attention_backend({backend!r})", str(error))
+
+    return set_attention_backend
+
+
 def _module_to(function):
     """Weights in another memory format would have to be copied for MindSpore, which shares torch's memory."""
 
@@ -149,6 +162,7 @@ TABLE = (
     *(Replacement(o, "enable_group_offload", _group_offload, "accepted") for o in (_PIPELINE, _MODEL)),
     *(Replacement(o, "set_use_memory_efficient_attention_xformers", _xformers, "accepted")
       for o in (_PIPELINE, _MODEL)),
+    Replacement(_MODEL, "set_attention_backend", _attention_backend, "accepted where its package is missing"),
     *(Replacement(_PIPELINE, f"{verb}_vae_{what}", _of_the_vae(f"{verb}_{what}"), "done by the VAE", added=True)
       for verb in ("enable", "disable") for what in ("slicing", "tiling")),
     Replacement("torch.nn.Module", "to", _module_to, "memory_format: accepted"),

@@ -152,6 +152,8 @@ PIPELINE_CALLS = {
         "pipe.disable_xformers_memory_efficient_attention() is None"],
     "diffusers.ModelMixin.set_use_memory_efficient_attention_xformers": [
         "accepted(pipe.unet.enable_xformers_memory_efficient_attention, attention_op=None)"],
+    "diffusers.ModelMixin.set_attention_backend": ["accepted(pipe.unet.set_attention_backend, 'xformers')",
+                                                   "accepted(pipe.unet.set_attention_backend, 'native')"],
     "diffusers.DiffusionPipeline.enable_vae_slicing": ["pipe.enable_vae_slicing() or pipe.vae.use_slicing"],
     "diffusers.DiffusionPipeline.disable_vae_slicing": ["pipe.disable_vae_slicing() or not pipe.vae.use_slicing"],
     "diffusers.DiffusionPipeline.enable_vae_tiling": ["pipe.enable_vae_tiling() or pipe.vae.use_tiling"],
@@ -416,6 +418,8 @@ def test_upstreams_own_errors_stay(clean, pipe):
         torch.device("tpu9")
     with pytest.raises(RuntimeError, match="tpu9"):
         torch.ones(1, device="tpu9")
+    with pytest.raises(ValueError, match="must be one of"):
+        pipe.unet.set_attention_backend("nonsense")
     with pytest.raises(ValueError, match="at most two arguments"):
         pipe.to("cuda", torch.float32, 1)
     pipe.enable_model_cpu_offload(device="cpu")  # asked for a device that is there: upstream's own hooks
