@@ -1,8 +1,9 @@
 """Scripts written for CUDA or for torch_npu, on a machine where torch has neither: what is replaced, and when.
 
-The whole table: device arguments (device_arguments.py), ``torch.cuda`` (cuda_calls.py), ``torch.npu``
-(npu_module.py), calls of pipelines and models (pipeline_calls.py). Tensors and modules stay on the CPU and say so; a
-generator "on cuda" draws the CPU's numbers. In force for the whole process, all its threads, while somebody holds it.
+The whole table: device arguments (device_arguments.py), ``torch.cuda`` and ``torch.accelerator`` (cuda_calls.py,
+cuda_streams.py), ``torch.npu`` (npu_module.py), calls of pipelines and models (pipeline_calls.py). Tensors and modules
+stay on the CPU and say so; a generator "on cuda" is a CPU generator, so the picture is that of a CPU generator with the
+same seed. In force for the whole process, all its threads, while somebody holds it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ def table() -> tuple[Replacement, ...]:
     """Everything that is replaced on this machine, in order."""
     from . import cuda_calls, device_arguments, npu_module, pipeline_calls
 
-    # what makes the npu modules looks at torch.autocast, which is redirected by then
     return (*device_arguments.TABLE, *cuda_calls.TABLE, *npu_module.table(), *pipeline_calls.TABLE)
 
 
@@ -52,7 +52,11 @@ def hold(holder: str, device_name: str) -> None:
             import torch.export  # noqa: F401
             import transformers  # noqa: F401
 
-            _replaced.apply(table())
+            try:
+                _replaced.apply(table())
+            except BaseException:
+                _replaced.undo()
+                raise
             logger.info("CUDA and NPU calls are redirected to the CPU: %d replaced", len(list(_replaced)))
         _holders.add(holder)
 

@@ -183,7 +183,7 @@ LIKE = "empty_like full_like ones_like rand_like randint_like randn_like zeros_l
 NEW = "new_empty new_empty_strided new_full new_ones new_tensor new_zeros".split()
 
 TABLE = (
-    Replacement("torch", "device", stand_in(_device), 'torch.device("cuda"), which torch.device("npu") is an error'),
+    Replacement("torch", "device", stand_in(_device), 'the CPU; torch alone knows no "npu"'),
     Replacement("torch", "Generator", stand_in(_generator), "a generator of the CPU: the numbers of its seed there"),
     *(Replacement(o, n, argument("device"), "the tensor is made on the CPU") for n, o in _factories().items()),
     Replacement("torch", "get_device_module", _device_module, "torch.cuda, torch.npu"),

@@ -169,7 +169,7 @@ class Component:
             try:
                 output = self._run(graph, tensors + self._settings.tensors())
             except Exception as error:
-                del self._graphs[structure.key]
+                self._graphs.pop(structure.key, None)
                 self._refused[structure.key] = refusal(error), self._settings.values()
                 raise
             self.stats.seconds += time.perf_counter() - started
