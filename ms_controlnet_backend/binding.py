@@ -11,7 +11,8 @@ import threading
 import weakref
 
 from . import plugins
-from .compat import diffusers_pipelines, mindspore_runtime
+from .compat import cuda_redirection, diffusers_pipelines, mindspore_runtime
+from .errors import refusal
 from .hookspecs import Engine, Options, Site
 from .intercept import Interceptor
 
@@ -43,7 +44,8 @@ _state = _State()
 
 
 def enable(pipe=None, *, backend: str = "mindspore", device: str | None = None, strict: bool = False,
-           cache_dir: str | None = None, max_graphs: int = 16, release_host_weights: bool = False) -> None:  # fmt: skip
+           cache_dir: str | None = None, max_graphs: int = 16, release_host_weights: bool = False,
+           redirect: bool | None = None) -> None:  # fmt: skip
     """Run the heavy components of diffusers pipelines on a backend.
 
     pipe: a pipeline; None: every pipeline, built before or after this call.
@@ -57,6 +59,8 @@ def enable(pipe=None, *, backend: str = "mindspore", device: str | None = None, 
     release_host_weights: once a component is compiled, give up torch's memory of those weights that the device holds a
         copy of: all on an NPU; on CPU those of float16 and bfloat16 scripts, which are computed in float32. Whatever
         asks for them later (``save_pretrained``, a LoRA, torch) gets them from the device; so does :func:`disable`.
+    redirect: CUDA and NPU calls of the script mean the CPU, in the whole process and all its threads
+        (:mod:`.compat.cuda_redirection`); None: if torch has neither CUDA nor torch_npu here.
 
     Calling it again changes nothing, or changes the options if they are others. Undone by :func:`disable`.
     Raises UnknownBackend, UnknownDevice, DeviceUnavailable, UnsupportedVersion; TypeError if ``pipe`` is no pipeline.
@@ -72,6 +76,7 @@ def enable(pipe=None, *, backend: str = "mindspore", device: str | None = None, 
         else:
             _state.single[pipe] = engine
             _state.excluded.discard(pipe)
+        _redirect(redirect, engine)
         _watch()
         for pipeline in diffusers_pipelines.pipelines() if pipe is None else [pipe]:
             _bind(pipeline)
@@ -92,6 +97,7 @@ def disable(pipe=None) -> None:
             _state.excluded.clear()
             _unwatch()
             _engines.clear()
+            cuda_redirection.release(__name__)
             return
         if not diffusers_pipelines.is_pipeline(pipe):
             raise TypeError(f"disable(pipe) needs a diffusers pipeline, got {type(pipe).__name__}")
@@ -104,6 +110,26 @@ def disable(pipe=None) -> None:
             _state.excluded.add(pipe)
         elif not _state.single:
             _unwatch()
+            cuda_redirection.release(__name__)
+
+
+def _redirect(redirect: bool | None, engine: Engine, holder: str = __name__) -> None:
+    if cuda_redirection.wanted() if redirect is None else redirect:
+        cuda_redirection.hold(holder, engine.describe())
+    else:
+        cuda_redirection.release(holder)
+
+
+@contextlib.contextmanager
+def redirected(engine: Engine, redirect: bool | None = None):
+    """Inside the block CUDA and NPU calls are redirected as with ``enable(redirect=…)``. engine: what scripts that
+    ask for the device's name are told of."""
+    holder = f"{__name__} {id(engine)}"
+    _redirect(redirect, engine, holder)
+    try:
+        yield
+    finally:
+        cuda_redirection.release(holder)
 
 
 @contextlib.contextmanager
@@ -231,16 +257,21 @@ def _sites(component, name: str) -> list[Site]:
 
     if not isinstance(component, torch.nn.Module):
         return []
+    kind = type(component).__name__
     adapter = plugins.registry().adapter(component)
     if adapter is None:
-        _no_adapter(name, type(component).__name__)
+        _stays(name, kind, "has no adapter and stays on torch; a plugin can add one (register_adapters)")
         return []
-    return list(adapter.sites(component, name))
+    try:
+        return list(adapter.sites(component, name))
+    except Exception as error:  # noqa: BLE001 - anything may go wrong in a foreign adapter
+        _stays(name, kind, f"stays on torch: adapter {adapter.name!r} failed: {refusal(error)}")
+        return []
 
 
 @functools.cache
-def _no_adapter(name: str, kind: str) -> None:
-    logger.warning("%s (%s) has no adapter and stays on torch; a plugin can add one (register_adapters)", name, kind)
+def _stays(name: str, kind: str, why: str) -> None:
+    logger.warning("%s (%s) %s", name, kind, why)
 
 
 class _Route:

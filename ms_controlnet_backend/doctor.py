@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 
 from . import plugins
-from .compat import versions
+from .compat import cuda_redirection, versions
 from .hookspecs import Options
 
 
@@ -27,6 +27,9 @@ def report(device: str | None = None) -> tuple[list[str], list[str]]:
         lines.append(f"backend       {name}: {state} ({probe.detail})")
         if not probe.available:
             problems.append(f"backend {name}: {probe.advice}")
+    if versions.installed("torch"):
+        where = "mean the CPU (no CUDA, no torch_npu here)" if cuda_redirection.wanted() else "are left to torch"
+        lines.append(f"cuda, npu     calls of scripts {where}")
     lines.append(f"plugins       {', '.join(sorted(n for n, _ in plugins.manager().list_name_plugin()))}")
     lines.append(f"adapters      {', '.join(sorted(a.name for a in registry.adapters))}")
     lines.append(f"lowerings     {len(registry.lowerings)} ATen overloads")

@@ -79,6 +79,7 @@ def test_doctor(capsys):
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert "mindspore: ready on CPU" in out and "all is well" in out
+    assert "calls of scripts mean the CPU" in out
 
 
 def test_doctor_finds_what_is_missing(capsys, monkeypatch):
