@@ -7,7 +7,7 @@ import parity
 import pytest
 import torch
 
-KINDS = ["full_adapter", "light_adapter", "several", "xl"]
+KINDS = ["full_adapter", "light_adapter", "several", "xl", "several xl"]
 
 
 def adapter(seed, kind="full_adapter"):
@@ -20,12 +20,14 @@ def adapter(seed, kind="full_adapter"):
 def pipeline(kind):
     import diffusers
 
-    pipe = models_xl.pipeline() if kind == "xl" else models.pipeline()
+    xl, several = kind.endswith("xl"), kind.startswith("several")
+    pipe = models_xl.pipeline() if xl else models.pipeline()
     parts = {k: v for k, v in pipe.components.items() if k not in ("controlnet", "image_encoder")}
-    if kind == "xl":
-        made = diffusers.StableDiffusionXLAdapterPipeline(**parts, adapter=adapter(1, "full_adapter_xl"))
+    sort = "full_adapter_xl" if xl else "full_adapter" if several else kind
+    adapters = [adapter(1, sort), adapter(2, sort)] if several else adapter(1, sort)
+    if xl:
+        made = diffusers.StableDiffusionXLAdapterPipeline(**parts, adapter=adapters)
     else:
-        adapters = [adapter(1), adapter(2)] if kind == "several" else adapter(1, kind)
         made = diffusers.StableDiffusionAdapterPipeline(**parts, adapter=adapters, requires_safety_checker=False)
     made.set_progress_bar_config(disable=True)
     return made
@@ -34,7 +36,7 @@ def pipeline(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_pipeline(clean, kind):
     pipe = pipeline(kind)
-    several = kind == "several"
+    several = kind.startswith("several")
 
     def run(scale, seed=1):
         pictures = [models.picture(seed), models.picture(2)] if several else models.picture(seed)
@@ -54,3 +56,19 @@ def test_pipeline(clean, kind):
     for label in (*labels, "unet"):
         assert stats[label].compiles == 1 and stats[label].fallbacks == 0
     assert all(stats[label].calls == len(cases) for label in labels)
+
+
+def test_for_the_first_steps_only(clean):
+    """SDXL's pipeline gives the UNet no residuals after a part of the steps: one more graph, the same picture."""
+    pipe = pipeline("xl")
+
+    def run(factor):
+        return pipe("a house", image=models.picture(1), num_inference_steps=4, output_type="np", height=64, width=64,
+                    adapter_conditioning_factor=factor, generator=torch.Generator().manual_seed(0)).images  # fmt: skip
+
+    expected = [run(factor) for factor in (1.0, 0.5)]
+    clean.enable(pipe, strict=True)
+    got = [run(factor) for factor in (1.0, 0.5)]
+    assert max(np.abs(g - e).max() for g, e in zip(got, expected)) < parity.PIXELS
+    assert np.abs(expected[0] - expected[1]).max() > parity.PIXELS, "the factor does not matter"
+    assert clean.stats()["unet"].compiles == 2
