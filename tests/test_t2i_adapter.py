@@ -8,19 +8,24 @@ import pytest
 import torch
 
 KINDS = ["full_adapter", "light_adapter", "several", "xl"]
+# As in SD 1.5: upstream adds a residual to a DownBlock2D after its downsampling, which then must be the last block.
+BLOCKS = dict(down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+              up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))  # fmt: skip
 
 
 def adapter(seed, kind="full_adapter"):
     from diffusers import T2IAdapter
 
     torch.manual_seed(seed)
-    return T2IAdapter(in_channels=3, channels=[8, 16], num_res_blocks=1, downscale_factor=2, adapter_type=kind).eval()
+    factor = 4 if kind == "full_adapter_xl" else 2
+    net = T2IAdapter(in_channels=3, channels=[8, 16], num_res_blocks=1, downscale_factor=factor, adapter_type=kind)
+    return net.eval()
 
 
 def pipeline(kind):
     import diffusers
 
-    pipe = models_xl.pipeline() if kind == "xl" else models.pipeline()
+    pipe = models_xl.pipeline() if kind == "xl" else models.pipeline(unet=models.unet(**BLOCKS))
     parts = {k: v for k, v in pipe.components.items() if k not in ("controlnet", "image_encoder")}
     if kind == "xl":
         made = diffusers.StableDiffusionXLAdapterPipeline(**parts, adapter=adapter(1, "full_adapter_xl"))
