@@ -11,7 +11,7 @@ import threading
 import weakref
 
 from . import plugins
-from .compat import diffusers_pipelines, mindspore_runtime
+from .compat import cuda_redirection, diffusers_pipelines, mindspore_runtime
 from .hookspecs import Engine, Options, Site
 from .intercept import Interceptor
 
@@ -43,7 +43,7 @@ _state = _State()
 
 
 def enable(pipe=None, *, backend: str = "mindspore", device: str | None = None, strict: bool = False,
-           cache_dir: str | None = None, max_graphs: int = 16) -> None:  # fmt: skip
+           cache_dir: str | None = None, max_graphs: int = 16, redirect: bool | None = None) -> None:  # fmt: skip
     """Run the heavy components of diffusers pipelines on a backend.
 
     pipe: a pipeline; None: every pipeline, built before or after this call.
@@ -54,6 +54,8 @@ def enable(pipe=None, *, backend: str = "mindspore", device: str | None = None, 
     cache_dir: folder of the generated MindSpore sources; None: ``$MS_CONTROLNET_CACHE`` or the user's cache folder.
     max_graphs: compiled graphs kept a component (one a signature: sizes, batch, flags); beyond that the one not used
         for longest is dropped.
+    redirect: CUDA and NPU calls of the script mean the CPU, in the whole process and all its threads
+        (:mod:`.compat.cuda_redirection`); None: if torch has neither CUDA nor torch_npu here.
 
     Calling it again changes nothing, or changes the options if they are others. Undone by :func:`disable`.
     Raises UnknownBackend, UnknownDevice, DeviceUnavailable, UnsupportedVersion; TypeError if ``pipe`` is no pipeline.
@@ -68,6 +70,7 @@ def enable(pipe=None, *, backend: str = "mindspore", device: str | None = None, 
         else:
             _state.single[pipe] = engine
             _state.excluded.discard(pipe)
+        _redirect(redirect, engine)
         _watch()
         for pipeline in diffusers_pipelines.pipelines() if pipe is None else [pipe]:
             _bind(pipeline)
@@ -86,6 +89,7 @@ def disable(pipe=None) -> None:
             _state.excluded.clear()
             _unwatch()
             _engines.clear()
+            cuda_redirection.release(__name__)
             return
         if not diffusers_pipelines.is_pipeline(pipe):
             raise TypeError(f"disable(pipe) needs a diffusers pipeline, got {type(pipe).__name__}")
@@ -97,6 +101,26 @@ def disable(pipe=None) -> None:
             _state.excluded.add(pipe)
         elif not _state.single:
             _unwatch()
+            cuda_redirection.release(__name__)
+
+
+def _redirect(redirect: bool | None, engine: Engine, holder: str = __name__) -> None:
+    if cuda_redirection.wanted() if redirect is None else redirect:
+        cuda_redirection.hold(holder, engine.describe())
+    else:
+        cuda_redirection.release(holder)
+
+
+@contextlib.contextmanager
+def redirected(engine: Engine, redirect: bool | None = None):
+    """Inside the block CUDA and NPU calls are redirected as with ``enable(redirect=…)``. engine: what scripts that
+    ask for the device's name are told of."""
+    holder = f"{__name__} {id(engine)}"
+    _redirect(redirect, engine, holder)
+    try:
+        yield
+    finally:
+        cuda_redirection.release(holder)
 
 
 @contextlib.contextmanager

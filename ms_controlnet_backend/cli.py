@@ -10,6 +10,8 @@ from pathlib import Path
 from . import __version__
 from .errors import BackendError
 
+REDIRECT = "let the script's CUDA and NPU calls mean the CPU (default: if torch has neither here)"
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ms-controlnet", description="Unchanged diffusers scripts on MindSpore.")
@@ -20,6 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--device", help="cpu or ascend (default: ascend where there is one)")
     run.add_argument("--backend", default="mindspore", help="mindspore, torch or a plugin's")
     run.add_argument("--strict", action="store_true", help="fail where a component cannot be compiled")
+    run.add_argument("--redirect", action=argparse.BooleanOptionalAction, help=REDIRECT)
     run.add_argument("-v", "--verbose", action="store_true", help="say what is compiled")
     run.add_argument("script", type=Path)
     run.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own arguments")
@@ -30,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--backends", default="torch,mindspore", help="two, the reference first (%(default)s)")
     compare.add_argument("--device", help="cpu or ascend, of backends other than torch")
+    compare.add_argument("--redirect", action=argparse.BooleanOptionalAction, help=REDIRECT)
     compare.add_argument("--repeats", type=int, default=1, help="measured runs a side, after the first (%(default)s)")
     compare.add_argument(
         "--shadow",
@@ -76,7 +80,7 @@ def _run(options) -> int:
     if options.verbose:
         logging.basicConfig()
         logging.getLogger(__package__).setLevel(logging.INFO)
-    enable(backend=options.backend, device=options.device, strict=options.strict)
+    enable(backend=options.backend, device=options.device, strict=options.strict, redirect=options.redirect)
     run_script(options.script, options.arguments)
     return 0
 

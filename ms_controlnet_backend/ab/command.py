@@ -25,7 +25,7 @@ def run(options) -> int:
     except ValueError as error:  # UnknownBackend and UnknownDevice are ValueErrors too
         print(f"ms-controlnet: {error}", file=sys.stderr)
         return 2
-    report, ended = compare_script(options.script, options.arguments, settings)
+    report, ended = compare_script(options.script, options.arguments, settings, options.redirect)
     if options.json is not None:
         options.json.write_text(report.to_json(), encoding="utf-8")
     if options.html is not None:

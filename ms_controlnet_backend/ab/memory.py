@@ -3,9 +3,9 @@ resetting it for the whole process, which is not ours to do)."""
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
+
+from ..compat.process_memory import resident
 
 MEANING = (
     "resident memory of the whole process (both frameworks loaded), sampled every 10 ms (what is held for less may be "
@@ -19,7 +19,7 @@ class Peak:
 
     def __enter__(self):
         self.peak = self.growth = None
-        self._start = _resident()
+        self._start = resident()
         if self._start is not None:
             self.peak = self._start
             self._stop = threading.Event()
@@ -31,17 +31,9 @@ class Peak:
         if self._start is not None:
             self._stop.set()
             self._thread.join()
-            self.peak = max(self.peak, _resident() or 0)
+            self.peak = max(self.peak, resident() or 0)
             self.growth = self.peak - self._start
 
     def _sample(self) -> None:
         while not self._stop.wait(PERIOD):
-            self.peak = max(self.peak, _resident() or 0)
-
-
-def _resident() -> int | None:
-    """Bytes resident now."""
-    if not sys.platform.startswith("linux"):
-        return None
-    with open("/proc/self/statm") as f:
-        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            self.peak = max(self.peak, resident() or 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from .. import binding
 from ..compat import diffusers_calls
 from ..script import run_script
 from .compare import Settings, compare_call
@@ -13,11 +14,14 @@ from .report import Report
 NO_CALL = "the script made no pipeline call"
 
 
-def compare_script(path: Path, arguments: Sequence[str], settings: Settings) -> tuple[Report, BaseException | None]:
+def compare_script(
+    path: Path, arguments: Sequence[str], settings: Settings, redirect: bool | None = None
+) -> tuple[Report, BaseException | None]:
     """(the report, what ended the script early or None). The script gets what the reference draws.
 
     A call without a generator starts, on both sides, from torch's global random state as the script left it. What a
     call raises on the reference is raised in the script; a failure of the other side is only in the report.
+    redirect: of CUDA and NPU calls, on both sides, as of :func:`ms_controlnet_backend.enable`.
     """
     report = settings.report()
     ended = None
@@ -34,7 +38,7 @@ def compare_script(path: Path, arguments: Sequence[str], settings: Settings) -> 
         return output
 
     try:
-        with diffusers_calls.intercepted(handler):
+        with binding.redirected(settings.engines[1], redirect), diffusers_calls.intercepted(handler):
             run_script(path, arguments)
     except KeyboardInterrupt as error:
         report.interrupted, ended = True, error
