@@ -1,13 +1,12 @@
-"""Runs scripts one after another in this process and reports on each: ``script_runner.py SIDE FOLDER SCRIPT…``
+"""Runs scripts one after another in this process: ``script_runner.py FOLDER SIDE:SCRIPT…``
 
-SIDE: ``torch`` (plain, "cuda" being the CPU), ``mindspore`` (the command ``ms-controlnet run``), or ``bent`` (the same
-with a SiLU that is off by 2 %). Each script runs in FOLDER/SIDE/its name, where the checkpoints are; what is reported
-goes to ``report.json`` there.
+SIDE: ``torch`` (plain torch to which "cuda" means the CPU), ``mindspore`` (the command ``ms-controlnet run``), or
+``bent`` (the same with a SiLU that is off by 2 %). Each script runs in a folder of its own, FOLDER/SIDE/its name, which
+holds the checkpoints and receives the pictures and ``report.json``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import logging
@@ -18,7 +17,14 @@ import time
 import traceback
 from pathlib import Path
 
-import script_workplace
+
+def workplace(folder: Path, side: str, script: Path) -> Path:
+    """A new folder for the script, with the checkpoints and pictures of FOLDER in it."""
+    place = folder / side / script.stem
+    place.mkdir(parents=True)
+    for name in ("tiny", "pictures"):
+        (place / name).symlink_to(folder / name)
+    return place
 
 
 def on_torch(script: Path) -> dict:
@@ -52,17 +58,20 @@ def on_bent(script: Path) -> dict:
     import sides
     import torch
 
-    with sides.wrong_lowering(torch.ops.aten.silu.default, lambda b, x: b.mul(x, b.scalar(1.02))):
+    with sides.wrong_lowering(torch.ops.aten.silu.default, lambda b, out: b.mul(out, 1.02)):
         return on_mindspore(script)
 
 
-def run(side: str, folder: Path, script: Path) -> None:
-    place = script_workplace.make(folder, side, script)
+SIDES = {"torch": on_torch, "mindspore": on_mindspore, "bent": on_bent}
+
+
+def run(folder: Path, side: str, script: Path) -> None:
+    place = workplace(folder, side, script)
     os.chdir(place)
-    report, started = {"error": None}, time.perf_counter()
+    report: dict = {"error": None}
+    started = time.perf_counter()
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            report |= {"torch": on_torch, "mindspore": on_mindspore, "bent": on_bent}[side](script)
+        report |= SIDES[side](script)
     except (Exception, SystemExit):  # reported; the next script goes on
         report["error"] = traceback.format_exc()
     report["seconds"] = time.perf_counter() - started
@@ -71,6 +80,6 @@ def run(side: str, folder: Path, script: Path) -> None:
 
 
 if __name__ == "__main__":
-    side, folder, *scripts = sys.argv[1:]
-    for script in scripts:
-        run(side, Path(folder), Path(script))
+    for job in sys.argv[2:]:
+        side, _, script = job.partition(":")
+        run(Path(sys.argv[1]), side, Path(script))
