@@ -69,12 +69,13 @@ def run(folder: Path, side: str, script: Path) -> None:
     place = workplace(folder, side, script)
     os.chdir(place)
     report: dict = {"error": None}
-    started = time.perf_counter()
+    started, processor = time.perf_counter(), time.process_time()
     try:
         report |= SIDES[side](script)
     except (Exception, SystemExit):  # reported; the next script goes on
         report["error"] = traceback.format_exc()
     report["seconds"] = time.perf_counter() - started
+    report["processor_seconds"] = time.process_time() - processor
     (place / "report.json").write_text(json.dumps(report))
     gc.collect()
 

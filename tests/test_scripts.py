@@ -103,9 +103,12 @@ def is_half(name: str) -> bool:
 
 
 def close(name: str, ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Pictures of values 0 … 255. Ours computes float16 scripts in float32: then only float16's own rounding sets them
+    apart. Measured on all of these scripts: torch's float16 pictures are 0.06 to 0.23 on average and 4 at most (0.1 %
+    of values by more than 2) from torch's float32 pictures, and ours just as far from torch's float16 ones."""
     off = np.abs(ours - theirs)
     if is_half(name):
-        return (off <= 2).mean() >= 0.99 and off.mean() <= 0.5
+        return (off <= 2).mean() >= 0.995 and off.mean() <= 0.4
     return (off <= 1).mean() >= 0.999
 
 
@@ -125,8 +128,9 @@ def test_same_pictures(results, name):
     report = results.report("mindspore", name)
     assert results.report("torch", name)["error"] is None and report["error"] is None, report["error"]
     stats, drawn = report["stats"], list(results.pictures("torch", name).values())
-    print(f"{report['seconds']:.1f} s, {sum(s['compile_seconds'] for s in stats.values()):.1f} s of them compiling",
-          f"{sum(s['compiles'] for s in stats.values())} graphs")  # fmt: skip
+    graphs, seconds = (sum(s[key] for s in stats.values()) for key in ("compiles", "compile_seconds"))
+    print(f"{report['seconds']:.1f} s, {seconds:.1f} s of them compiling {graphs} graphs; "
+          f"processor time {report['processor_seconds']:.1f} s")  # fmt: skip
     assert stats["unet"]["calls"] >= 4 and stats["vae.decoder"]["calls"] >= 1
     assert any(label.startswith(("controlnet", "adapter")) and s["calls"] for label, s in stats.items())
     assert not any(s["fallbacks"] for s in stats.values()) and not report["warnings"]
