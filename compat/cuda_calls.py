@@ -234,4 +234,21 @@ def maker(name: str):
     return CALLS[name][0] if name in ASKED else lambda original: CALLS[name][0]
 
 
-TABLE = tuple(Replacement("torch.cuda", name, maker(name), why) for name, (_, why) in CALLS.items())
+SHARED = """device_count empty_cache is_available max_memory_allocated max_memory_reserved
+memory_allocated memory_reserved memory_stats reset_accumulated_memory_stats reset_peak_memory_stats set_stream
+synchronize current_stream""".split()
+"""Of CALLS, what ``torch.accelerator`` has as well."""
+
+DTYPES = "BFloat16 Bool Byte Char Double Float Half Int Long Short".split()
+
+TABLE = (
+    *(Replacement("torch.cuda", name, maker(name), why) for name, (_, why) in CALLS.items()),
+    *(Replacement("torch.cuda", f"{dtype}Tensor", lambda _, n=dtype: getattr(torch, f"{n}Tensor"), "of the CPU")
+      for dtype in DTYPES),
+    *(Replacement("torch.cuda.nvtx", name, lambda _: nothing, "nobody profiles")
+      for name in ("mark", "range_push", "range_pop")),
+    *(Replacement("torch.accelerator", name, maker(name), CALLS[name][1]) for name in SHARED),
+    Replacement("torch.accelerator", "current_accelerator", for_scripts(torch.device("cpu")), "as is_available"),
+    Replacement("torch.accelerator", "get_memory_info", lambda _: mem_get_info, "of the machine"),
+    Replacement("torch.accelerator", "current_device_index", lambda _: _zero, "the only one"),
+)  # fmt: skip

@@ -10,13 +10,16 @@ from __future__ import annotations
 import functools
 
 import torch
+from torch._C import _len_torch_function_stack
 from torch.serialization import default_restore_location
+from torch.utils import _pytree as pytree
 from torch.utils._device import _device_constructors
 
 from .replacements import Replacement
 
 TYPES = ("cuda", "npu")
 _Device = torch.device
+_SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _CONSTRUCTORS = _device_constructors()  # torch keeps this set from its first use: it must hold the originals
 
 
@@ -92,6 +95,19 @@ def _generator(original, device="cpu"):
     return original(here(device))
 
 
+def _device_module(function):
+    """``torch.cuda`` for "cuda", as its name says: torch.random.fork_rng looks for it so."""
+
+    @functools.wraps(function)
+    def get_device_module(device=None):
+        if not redirected(device):
+            return function(device)
+        kind = "cuda" if isinstance(device, int) else device if isinstance(device, str) else device.type
+        return getattr(torch, kind.split(":")[0])
+
+    return get_device_module
+
+
 def _moved(_):
     def method(self, device=None, *args, **kwargs):
         return self.to("cpu")
@@ -128,6 +144,19 @@ def _load(function):
     return load
 
 
+def _tensor(function):
+    """``torch.export`` knows torch.tensor by identity, to give symbolic sizes to its Python version: done here."""
+    redirect = argument("device")(function)
+
+    @functools.wraps(function)
+    def tensor(data, **kwargs):
+        if _len_torch_function_stack() and any(isinstance(x, _SYMBOLS) for x in pytree.tree_leaves(data)):
+            return torch._refs.tensor(data, **kwargs)
+        return redirect(data, **kwargs)
+
+    return tensor
+
+
 def _tensor_type(function):
     """``"torch.cuda.FloatTensor"`` → ``"torch.FloatTensor"``."""
 
@@ -142,7 +171,8 @@ def _tensor_type(function):
 def _factories() -> dict[str, str]:
     """Name → owner of every function of torch that makes a tensor on a device: torch's own list of them."""
     owners = {"torch": torch, "torch.fft": torch.fft}
-    return {n: path for path, owner in owners.items() for n, f in vars(owner).items() if _is_constructor(f)}
+    found = {n: path for path, owner in owners.items() for n, f in vars(owner).items() if _is_constructor(f)}
+    return {n: path for n, path in found.items() if n != "tensor"}
 
 
 def _is_constructor(o) -> bool:
@@ -156,6 +186,8 @@ TABLE = (
     Replacement("torch", "device", stand_in(_device), 'torch.device("cuda"), which torch.device("npu") is an error'),
     Replacement("torch", "Generator", stand_in(_generator), "a generator of the CPU: the numbers of its seed there"),
     *(Replacement(o, n, argument("device"), "the tensor is made on the CPU") for n, o in _factories().items()),
+    Replacement("torch", "get_device_module", _device_module, "torch.cuda, torch.npu"),
+    Replacement("torch", "tensor", _tensor, "the tensor is made on the CPU"),
     *(Replacement("torch", n, argument("device"), "the tensor is made on the CPU") for n in LIKE),
     *(Replacement("torch.Tensor", n, argument("device"), "the tensor is made on the CPU") for n in NEW),
     Replacement("torch.Tensor", "to", argument("device", 1), "the tensor stays; its dtype may change"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pkgutil
+import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,14 @@ def _set(owner, name: str, value) -> None:
         setattr(owner, name, value)
 
 
+def _name(function, owner, name: str) -> None:
+    """A wrapper is pickled by its place, as what it wraps is."""
+    if isinstance(owner, types.ModuleType):
+        function.__module__, function.__qualname__ = owner.__name__, name
+    else:
+        function.__module__, function.__qualname__ = owner.__module__, f"{owner.__qualname__}.{name}"
+
+
 class Replaced:
     """The lines of a table that are in force."""
 
@@ -65,6 +74,8 @@ class Replaced:
             if (value is ABSENT) is not line.added:
                 continue
             new = line.make(None if line.added else value)
+            if isinstance(new, types.FunctionType) and hasattr(new, "__wrapped__"):
+                _name(new, owner, line.name)
             _set(owner, line.name, new)
             self._done.append((line, owner, own, new))
 

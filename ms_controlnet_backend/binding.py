@@ -12,6 +12,7 @@ import weakref
 
 from . import plugins
 from .compat import cuda_redirection, diffusers_pipelines, mindspore_runtime
+from .errors import refusal
 from .hookspecs import Engine, Options, Site
 from .intercept import Interceptor
 
@@ -239,16 +240,21 @@ def _sites(component, name: str) -> list[Site]:
 
     if not isinstance(component, torch.nn.Module):
         return []
+    kind = type(component).__name__
     adapter = plugins.registry().adapter(component)
     if adapter is None:
-        _no_adapter(name, type(component).__name__)
+        _stays(name, kind, "has no adapter and stays on torch; a plugin can add one (register_adapters)")
         return []
-    return list(adapter.sites(component, name))
+    try:
+        return list(adapter.sites(component, name))
+    except Exception as error:  # noqa: BLE001 - anything may go wrong in a foreign adapter
+        _stays(name, kind, f"stays on torch: adapter {adapter.name!r} failed: {refusal(error)}")
+        return []
 
 
 @functools.cache
-def _no_adapter(name: str, kind: str) -> None:
-    logger.warning("%s (%s) has no adapter and stays on torch; a plugin can add one (register_adapters)", name, kind)
+def _stays(name: str, kind: str, why: str) -> None:
+    logger.warning("%s (%s) %s", name, kind, why)
 
 
 class _Route:

@@ -17,7 +17,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from .compat import diffusers_pipelines, torch_export
-from .errors import Refused
+from .errors import Refused, first_line
 from .settings import OWNER, Settings
 from .signature import Structure
 
@@ -100,7 +100,7 @@ def capture(
     try:
         exported = torch_export.export(_Flat(component, call), tuple(torch_export.example(t) for t in tensors))
     except Exception as error:  # noqa: BLE001 - whatever upstream's code or torch.export raises
-        raise Refused(f"torch.export failed: {type(error).__name__}: {_first_line(error)}") from error
+        raise Refused(f"torch.export failed: {type(error).__name__}: {first_line(error)}") from error
     inputs, weights, outputs = torch_export.signature(exported)
     graph_module = exported.graph_module
     nodes = {n.name: n for n in graph_module.graph.nodes}
@@ -149,7 +149,3 @@ def _rebuilder(spec, constants) -> Callable[[list], Any]:
         return pytree.tree_unflatten([next(it) if c is None else c.value for c in constants], spec)
 
     return rebuild
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]

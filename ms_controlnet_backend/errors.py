@@ -35,3 +35,15 @@ class Unsupported(Refused):
 
 class ExtraMissing(BackendError):
     """Something asked for needs an optional extra that is not installed."""
+
+
+def first_line(error: Exception) -> str:
+    """Of its message."""
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def refusal(error: Exception) -> Refused:
+    """The error itself, or a Refused that names it: what cannot be compiled, for whatever reason, stays on torch."""
+    if isinstance(error, Refused):
+        return error
+    return Refused(f"unexpected {type(error).__name__}: {first_line(error)}")

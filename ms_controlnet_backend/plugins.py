@@ -37,7 +37,13 @@ class Registry:
             raise UnknownBackend(f"no backend named {name!r}; known backends: {known}") from None
 
     def adapter(self, component) -> Adapter | None:
-        return next((a for a in self.adapters if a.matches(component)), None)
+        for adapter in self.adapters:
+            try:
+                if adapter.matches(component):
+                    return adapter
+            except Exception as error:  # noqa: BLE001 - anything may go wrong in a foreign adapter
+                _warn_broken(f"adapter {adapter.name!r}", error)
+        return None
 
     @property
     def lowerings(self) -> dict[tuple, Lowering]:
@@ -64,7 +70,7 @@ def _gather(manager, hook: str, kind: type) -> list:
             if wrong:
                 raise TypeError(f"{hook} must return {kind.__name__} objects, got {wrong[0]!r}")
         except Exception as error:  # noqa: BLE001 - anything may go wrong in a foreign plugin
-            _warn_broken(implementation.plugin_name, error)
+            _warn_broken(f"plugin {implementation.plugin_name!r}", error)
             continue
         found += items
     return found
@@ -127,8 +133,8 @@ def _warn_once(message: str) -> None:
     logger.warning(message)
 
 
-def _warn_broken(name: str, error: Exception) -> None:
-    _warn_once(f"plugin {name!r} is broken and left out: {type(error).__name__}: {error}")
+def _warn_broken(what: str, error: Exception) -> None:
+    _warn_once(f"{what} is broken and left out: {type(error).__name__}: {error}")
 
 
 _manager: pluggy.PluginManager | None = None
@@ -146,7 +152,7 @@ def manager() -> pluggy.PluginManager:
                 try:
                     new.register(entry.load(), name=entry.name)
                 except Exception as error:  # noqa: BLE001
-                    _warn_broken(entry.name, error)
+                    _warn_broken(f"plugin {entry.name!r}", error)
             _manager = new
         return _manager
 

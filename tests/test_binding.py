@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import pkgutil
 import threading
 import weakref
 
@@ -10,6 +11,7 @@ import models
 import parity
 import pytest
 import torch
+from ms_controlnet_backend.compat import cuda_redirection
 
 
 def small_call(pipe):
@@ -41,6 +43,8 @@ def traces(pipe):
         for cls in type(o).__mro__ if not isinstance(o, type) else o.__mro__:
             objects[str(cls)] = cls
     objects |= {"torch": torch, "torch.nn.functional": torch.nn.functional, "Module": torch.nn.Module}
+    owners = {line.owner for line in cuda_redirection.table()} - {"sys.modules"}
+    objects |= {owner: pkgutil.resolve_name(owner) for owner in owners}
     ignored = {"__abstractmethods__", "_abc_impl", "__annotations__", "__annotations_cache__", "__builtins__"}
     plain = (int, float, str, tuple, list, dict, set, type(None))  # export puts equal ones back
     return {

@@ -15,7 +15,7 @@ import torch
 
 from .. import passes
 from ..capture import capture
-from ..errors import Refused
+from ..errors import Refused, refusal
 from ..hookspecs import Options, Site
 from ..plugins import manager, registry
 from ..settings import OWNER, Settings
@@ -145,11 +145,11 @@ class Component:
         try:
             with self._busy, self._around(self._module(), args, kwargs) as (remaining, named):
                 return self._answer(original, remaining, named)
-        except Refused as refusal:
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not end a script that runs on torch
             if self._engine.options.strict:
                 raise
             self.stats.fallbacks += 1
-            self._engine.warn_once(f"{self.label} stays on torch: {refusal}")
+            self._engine.warn_once(f"{self.label} stays on torch: {refusal(error)}")
         return original(*args, **kwargs)
 
     def _answer(self, original, args, kwargs):
@@ -166,7 +166,12 @@ class Component:
             output = graph.zeros()
             self.stats.skipped += 1
         elif graph is not None:
-            output = self._run(graph, tensors + self._settings.tensors())
+            try:
+                output = self._run(graph, tensors + self._settings.tensors())
+            except Exception as error:
+                del self._graphs[structure.key]
+                self._refused[structure.key] = refusal(error), self._settings.values()
+                raise
             self.stats.seconds += time.perf_counter() - started
         else:
             output = self._compile(original, structure, tensors)
@@ -202,9 +207,9 @@ class Component:
             self._refused.clear()
             self._snapshot = None
         values = self._settings.values() if self._snapshot is not None else ()
-        refusal, then = self._refused.get(key, (None, None))
-        if refusal is not None and then == values:
-            raise refusal
+        reason, then = self._refused.get(key, (None, None))
+        if reason is not None and then == values:
+            raise reason
         graph = self._graphs.use(key)
         if graph is not None and graph.baked not in (None, values):
             logger.info("%s changed a number that is part of its graph: captured again", self.label)
@@ -223,14 +228,14 @@ class Component:
         try:
             try:
                 graph, output = self._build(original, structure, tensors, self._settings)
-            except Refused as refusal:
+            except Refused as reason:
                 if not values:
                     raise
                 graph, output = self._build(original, structure, tensors, Settings())
                 graph.baked = values
-                logger.info("%s is captured again when a number inside it changes: %s", self.label, refusal)
-        except Refused as refusal:
-            self._refused[structure.key] = refusal, values
+                logger.info("%s is captured again when a number inside it changes: %s", self.label, reason)
+        except Refused as reason:
+            self._refused[structure.key] = reason, values
             raise
         finally:  # taken after the capture: some forwards change their own module the first time they run
             self._snapshot = self._snapshot or Snapshot(self._module(), self._settings.slots)
@@ -239,7 +244,10 @@ class Component:
         self.stats.prologue_runs += graph.prologue.runs if graph.prologue else 0
         event = graph.event
         logger.info("%s compiled: capture %.1f s, MindSpore %.1f s", self.label, event.capture_s, event.compile_s)
-        manager().hook.component_compiled(event=event)
+        try:
+            manager().hook.component_compiled(event=event)
+        except Exception as error:  # noqa: BLE001 - anything may go wrong in a foreign plugin
+            self._engine.warn_once(f"a plugin's component_compiled failed: {refusal(error)}")
         return output
 
     def _build(self, original, structure, tensors, settings):
@@ -248,15 +256,20 @@ class Component:
         _local.tracing = True
         try:
             captured = capture(self.label, self._module(), original, structure, tensors, settings)
+            _local.tracing = False
+            capture_s = time.perf_counter() - started
+            graph, output = engine.build(
+                captured,
+                tensors + settings.tensors(),
+                constant=self._constant,
+                run=self._run_resident,
+                count=self.stats,
+            )
+        except Refused:
+            raise
+        except Exception as error:
+            raise refusal(error) from error
         finally:
             _local.tracing = False
-        capture_s = time.perf_counter() - started
-        graph, output = engine.build(
-            captured,
-            tensors + settings.tensors(),
-            constant=self._constant,
-            run=self._run_resident,
-            count=self.stats,
-        )
         graph.event.capture_s = capture_s
         return graph, output

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 
 import torch
 from torch.utils import _pytree as pytree
 
 from ..capture import Captured, captured_node
-from ..errors import Refused
+from ..errors import Refused, refusal
 from .recent import Recent
 from .resident import ResidentTensor
 
+logger = logging.getLogger(__name__)
 KEPT = 256
 """Compiled operators; beyond that the one not used for longest is dropped."""
 
@@ -39,14 +41,18 @@ class Eager:
         rest = [(x.dtype, x.shape) if isinstance(x, torch.Tensor) else (type(x), repr(x)) for x in leaves]
         key = (op, spec, *rest)
         graph = self._graphs.use(key)
-        if graph is None:
-            try:
-                graph, output = self._build(_captured(op, leaves, spec, places), tensors)
-            except Refused:
-                graph, output = NotImplemented, NotImplemented
-            self._graphs.keep(key, graph)
-            return output
-        return NotImplemented if graph is NotImplemented else graph(tensors, count)
+        if graph is NotImplemented:
+            return graph
+        try:
+            if graph is not None:
+                return graph(tensors, count)
+            graph, output = self._build(_captured(op, leaves, spec, places), tensors)
+        except Exception as error:  # noqa: BLE001 - as for whole components
+            if not isinstance(error, Refused):
+                logger.warning("%s between components runs on torch: %s", op, refusal(error))
+            graph = output = NotImplemented
+        self._graphs.keep(key, graph)
+        return output
 
 
 def _captured(op, leaves: list, spec, places: list[int]) -> Captured:
