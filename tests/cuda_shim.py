@@ -37,6 +37,16 @@ def _nothing(*args, **kwargs):
     """Offloading moves weights and xformers computes the same in another order: neither changes a picture."""
 
 
+def _without_device_map(owner):
+    """Weights are loaded to the CPU anyway."""
+    method = owner.from_pretrained.__func__
+
+    def from_pretrained(cls, *args, device_map=None, **kwargs):
+        return method(cls, *args, **kwargs)
+
+    return classmethod(from_pretrained)
+
+
 @contextlib.contextmanager
 def cuda_means_cpu():
     """Inside the block; of torch and diffusers, everything is put back at its end."""
@@ -53,6 +63,10 @@ def cuda_means_cpu():
             (diffusers.DiffusionPipeline, "enable_sequential_cpu_offload", _nothing),
             (diffusers.DiffusionPipeline, "enable_xformers_memory_efficient_attention", _nothing),
             (ModelMixin, "enable_xformers_memory_efficient_attention", _nothing),
+            (ModelMixin, "enable_group_offload", _nothing),
+            (diffusers.hooks, "apply_group_offloading", _nothing),
+            (diffusers.DiffusionPipeline, "from_pretrained", _without_device_map(diffusers.DiffusionPipeline)),
+            (ModelMixin, "from_pretrained", _without_device_map(ModelMixin)),
         ):
             stack.enter_context(mock.patch.object(owner, name, replacement))
         stack.enter_context(_OnCPU())

@@ -77,7 +77,7 @@ def results(request, tmp_path_factory, cache_folder):
         if item.module is request.module:
             for side in ("torch", item.function.side):
                 jobs[side].add(item.callspec.params["name"])
-    cores = max(2, len(os.sched_getaffinity(0)))
+    cores = min(4, max(2, len(os.sched_getaffinity(0))))  # a process needs about 1.5 GB
     ours = [f"{side}:{source(name)}" for side in ("mindspore", "bent") for name in sorted(jobs[side])]
     shares = [[f"torch:{source(name)}" for name in sorted(jobs["torch"])], *(ours[i::cores] for i in range(cores))]
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(cores) as pool:
