@@ -72,14 +72,16 @@ def _offload(function):
 
 
 def _group_offload(function):
-    @functools.wraps(function)
-    def enable_group_offload(self, onload_device, *args, **kwargs):
-        if redirected(onload_device):
-            accept("enable_group_offload()", "the weights lie in the host's memory, and no second copy is made")
-            return None
-        return function(self, onload_device, *args, **kwargs)
+    """``torch.device("cuda")`` is the CPU by the time it comes here, to which upstream does not offload by streams."""
 
-    return enable_group_offload
+    @functools.wraps(function)
+    def group_offload(module, onload_device, *args, **kwargs):
+        if redirected(onload_device) or torch.device(onload_device).type == "cpu":
+            accept(f"{function.__name__}()", "the weights lie in the host's memory, and no second copy is made")
+            return None
+        return function(module, onload_device, *args, **kwargs)
+
+    return group_offload
 
 
 def _xformers(function):
@@ -160,6 +162,7 @@ TABLE = (
     Replacement(_PIPELINE, "enable_model_cpu_offload", _offload, "accepted"),
     Replacement(_PIPELINE, "enable_sequential_cpu_offload", _offload, "accepted"),
     *(Replacement(o, "enable_group_offload", _group_offload, "accepted") for o in (_PIPELINE, _MODEL)),
+    Replacement("diffusers.hooks", "apply_group_offloading", _group_offload, "accepted"),
     *(Replacement(o, "set_use_memory_efficient_attention_xformers", _xformers, "accepted")
       for o in (_PIPELINE, _MODEL)),
     Replacement(_MODEL, "set_attention_backend", _attention_backend, "accepted where its package is missing"),

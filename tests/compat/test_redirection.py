@@ -146,7 +146,11 @@ PIPELINE_CALLS = {
     "diffusers.DiffusionPipeline.enable_sequential_cpu_offload": [
         "accepted(pipe.enable_sequential_cpu_offload)", "accepted(pipe.enable_sequential_cpu_offload, 0, D)"],
     "diffusers.DiffusionPipeline.enable_group_offload": ["accepted(pipe.enable_group_offload, onload_device=D)"],
-    "diffusers.ModelMixin.enable_group_offload": ["accepted(pipe.unet.enable_group_offload, D, use_stream=True)"],
+    "diffusers.ModelMixin.enable_group_offload": [
+        "accepted(pipe.unet.enable_group_offload, D, use_stream=True)",
+        "accepted(pipe.unet.enable_group_offload, torch.device(D), use_stream=True)"],
+    "diffusers.hooks.apply_group_offloading": [
+        "accepted(diffusers.hooks.apply_group_offloading, pipe.vae, torch.device(D), use_stream=True)"],
     "diffusers.DiffusionPipeline.set_use_memory_efficient_attention_xformers": [
         "accepted(pipe.enable_xformers_memory_efficient_attention)",
         "pipe.disable_xformers_memory_efficient_attention() is None"],
