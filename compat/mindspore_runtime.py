@@ -92,17 +92,26 @@ def _fit_threads() -> None:
         logger.info("runtime_num_threads=%s was not accepted: %s", threads, error)
 
 
-def parameter(array, name: str):
-    """A Parameter over the memory of a NumPy array: what the array's owner writes in place, the graph sees."""
+def parameter(host, name: str):
+    """A Parameter over the memory of a contiguous torch tensor: what the owner writes in place, the graph sees."""
     ms = mindspore()
-    p = ms.Parameter(ms.Tensor(0.0, ms.float32), name=name, requires_grad=False)  # of the array it would copy it all
-    p.assign_value(ms.Tensor.from_numpy(array))
+    value = tensor(host)
+    p = ms.Parameter(ms.Tensor(0.0, value.dtype), name=name, requires_grad=False)  # of the value it would copy it all
+    p.assign_value(value)
     return p
 
 
-def tensor(array):
-    """A tensor over the memory of a contiguous NumPy array."""
-    return mindspore().Tensor.from_numpy(array)
+def tensor(host):
+    """A tensor over the memory of a contiguous torch tensor; of bfloat16, which NumPy has not, a copy."""
+    ms = mindspore()
+    if str(host.dtype) == "torch.bfloat16":
+        return ms.Tensor(host.float().numpy(), ms.bfloat16)
+    return ms.Tensor.from_numpy(host.numpy())
+
+
+def to_host(value):
+    """The values as a NumPy array, bfloat16 as float32."""
+    return (value.float() if value.dtype == mindspore().bfloat16 else value).asnumpy()
 
 
 class Graph:

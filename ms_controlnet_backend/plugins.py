@@ -48,10 +48,10 @@ class Registry:
     def lowering(self, op, target: str) -> Lowering | None:
         return self.lowerings.get((op, target)) or self.lowerings.get((op, None))
 
-    def passes(self, target: str) -> list[Pass]:
+    def passes(self, target: str, without=()) -> list[Pass]:
         if self._passes is None:
             self._passes = sorted(_gather(self._manager, "register_passes", Pass), key=lambda p: p.order)
-        return [p for p in self._passes if p.target in (None, target)]
+        return [p for p in self._passes if p.target in (None, target) and p.name not in without]
 
 
 def _gather(manager, hook: str, kind: type) -> list:

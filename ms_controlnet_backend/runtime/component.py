@@ -70,7 +70,7 @@ class MindSporeEngine:
 
     def optimise(self, captured) -> None:
         """Run the graph passes of this device in place."""
-        passes.run(captured, registry().passes(self.target.device))
+        passes.run(captured, registry().passes(self.target.device, self.target.without))
 
     def evaluate(self, captured, tensors: list) -> list:
         """The outputs of a captured graph, compiled for this one run. tensors: in the structure's order. Raises

@@ -116,9 +116,9 @@ def build(
     Raises Refused with MindSpore's message.
     """
     target = transfers.target
-    passes.run(captured, registry.passes(target.device))
+    passes.run(captured, registry.passes(target.device, target.without))
     operators = collections.Counter(str(n.target) for n in captured.graph.nodes if n.op == "call_function")
-    program = lower(captured, registry, target.device, target.compute_dtype)
+    program = lower(captured, registry, target.device, target.compute_dtype, target.without)
     places = dict(zip(program.inputs, captured.inputs.values()))
     owners = captured.structure.owners
     first, step = split(program, [v for v, i in places.items() if owners and owners[i] in constant])
@@ -128,12 +128,7 @@ def build(
     started = time.perf_counter()
 
     def cell(name):
-        weights = [
-            store.constant(t, v.name, v.shape)
-            if v in program.constants
-            else store.get(t, v.name, v.shape, program.prepared.get(v))
-            for v, t in programs[name].weights.items()
-        ]
+        weights = store.of(programs[name])
         made = getattr(load(path), name)(tuple(w.parameter for w in weights))
         return mindspore_runtime.Graph(made), weights, [places[v] for v in programs[name].inputs if v in places]
 

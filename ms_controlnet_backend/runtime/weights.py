@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..compat import mindspore_runtime
+from ..lowering.program import Program
 from .target import Target
 
 SAMPLE = 32
@@ -116,6 +117,15 @@ class WeightStore:
         weight.source, weight.constant = (lambda: t), True
         return weight
 
+    def of(self, program: Program) -> list[Weight]:
+        """The Weights of a program, in its order."""
+        return [
+            self.constant(t, v.name, v.shape)
+            if v in program.constants
+            else self.get(t, v.name, v.shape, program.prepared.get(v))
+            for v, t in program.weights.items()
+        ]
+
     def _make(self, t: torch.Tensor, name: str, shape: tuple[int, ...], prepare: Callable | None = None) -> Weight:
         dtype = self._target.host_dtype(t.dtype)
 
@@ -127,7 +137,7 @@ class WeightStore:
             host = converted(t.detach())
         shared = host.data_ptr() == t.data_ptr() and host.data_ptr() != 0
         self._count += 1
-        parameter = mindspore_runtime.parameter(host.numpy(), f"w{self._count}.{name}")
+        parameter = mindspore_runtime.parameter(host, f"w{self._count}.{name}")
         total = 0 if shared else checksum(t)
         weight = Weight(
             parameter, host, shared, t.data_ptr(), version_of(t), lambda: None, converted, t.numel(), checksum=total
