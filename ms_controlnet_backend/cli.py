@@ -57,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     coverage.add_argument("--size", type=int, default=512, help="of the picture (%(default)s)")
     coverage.add_argument("--controlnet", help="where MODEL has none: the folder of one")
     coverage.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    _add_target(coverage)
+    coverage.add_argument("--npu", default="910B", help="whose step time is predicted (%(default)s)")
     coverage.add_argument("model", metavar="MODEL", help="folder of a pipeline (save_pretrained)")
     coverage.set_defaults(function=_coverage)
 
@@ -64,6 +66,33 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--device")
     doctor.set_defaults(function=_doctor)
     return parser
+
+
+def _add_target(command) -> None:
+    """What is compiled for; the device itself need not be there."""
+    command.add_argument("--target", default="CPU", help="CPU or Ascend (%(default)s)")
+    command.add_argument("--dtype", help="of the pipeline (float16 for Ascend, float32 for CPU)")
+    command.add_argument("--without", default="", metavar="NAMES", help="graph passes and rewrites to leave out")
+
+
+def _target(options):
+    from .compat import mindspore_runtime
+    from .runtime.target import Target
+
+    names = frozenset(name for name in options.without.split(",") if name)
+    return Target(mindspore_runtime.canonical_device(options.target), names)
+
+
+def _load(options, target):
+    """The pipeline that the options name, or None after saying what is not there."""
+    from .compat import diffusers_pipelines
+
+    for folder in filter(None, (options.model, options.controlnet)):
+        if not Path(folder).is_dir():
+            print(f"ms-controlnet: no folder {folder}", file=sys.stderr)
+            return None
+    dtype = options.dtype or {"Ascend": "float16"}.get(target.device, "float32")
+    return diffusers_pipelines.load(options.model, options.controlnet, dtype)
 
 
 def _run(options) -> int:
@@ -103,15 +132,17 @@ def _coverage(options) -> int:
     import json
 
     from . import coverage
-    from .compat import diffusers_calls, diffusers_pipelines
+    from .compat import diffusers_calls
 
-    for folder in filter(None, (options.model, options.controlnet)):
-        if not Path(folder).is_dir():
-            print(f"ms-controlnet: no folder {folder}", file=sys.stderr)
-            return 2
-    pipe = diffusers_pipelines.load(options.model, options.controlnet)
-    found = coverage.cover(pipe, **diffusers_calls.example(pipe, options.size))
-    print("\n".join(coverage.lines(found)))
+    target = _target(options)
+    if options.npu not in coverage.NPUS:
+        print(f"ms-controlnet: no figures of {options.npu}; known: {', '.join(coverage.NPUS)}", file=sys.stderr)
+        return 2
+    pipe = _load(options, target)
+    if pipe is None:
+        return 2
+    found = coverage.cover(pipe, target, **diffusers_calls.example(pipe, options.size))
+    print("\n".join(coverage.lines(found, options.npu if target.device == "Ascend" else None)))
     if options.json:
         options.json.write_text(json.dumps([c.to_dict() for c in found], indent=1))
     return 1 if any(c.refused for c in found) else 0

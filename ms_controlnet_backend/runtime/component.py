@@ -16,7 +16,7 @@ import torch
 from .. import passes
 from ..capture import capture
 from ..errors import Refused
-from ..hookspecs import Options, Site
+from ..hookspecs import Compiled, Options, Site
 from ..plugins import manager, registry
 from ..settings import OWNER, Settings
 from ..signature import Arguments
@@ -62,6 +62,11 @@ class MindSporeEngine:
     def build(self, captured, tensors, **options):
         """:func:`.executable.build` with what belongs to this engine."""
         return executable.build(captured, tensors, registry(), self.transfers, self.store, self.cache, **options)
+
+    def tell(self, event: Compiled) -> None:
+        """A component was compiled."""
+        logger.info("%s compiled: capture %.1f s, MindSpore %.1f s", event.label, event.capture_s, event.compile_s)
+        manager().hook.component_compiled(event=event)
 
     def warn_once(self, message: str) -> None:
         if message not in self._warned:
@@ -237,9 +242,7 @@ class Component:
         self._refused.pop(structure.key, None)
         self.stats.evicted += self._graphs.keep(structure.key, graph)
         self.stats.prologue_runs += graph.prologue.runs if graph.prologue else 0
-        event = graph.event
-        logger.info("%s compiled: capture %.1f s, MindSpore %.1f s", self.label, event.capture_s, event.compile_s)
-        manager().hook.component_compiled(event=event)
+        self._engine.tell(graph.event)
         return output
 
     def _build(self, original, structure, tensors, settings):

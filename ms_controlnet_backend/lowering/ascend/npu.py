@@ -3,11 +3,11 @@
 A kernel takes as long as its operations or its memory traffic, whichever is longer, at EFFICIENCY of the peak, and
 LAUNCH. The two numbers are not measured here: with them the prediction for SDXL meets the published figure of mindone
 (https://github.com/mindspore-lab/mindone) on 910*, 40 steps at 1024 px in 6.66 s (predicted: 6.6 s). Stable Diffusion
-1.5 at 512 px, batch 4, is then predicted at 11.4 steps a second on 910* and 8.1 on 910, where mindone's figures are 6.69
-and 3.58. What is left out would explain a part of it: the scheduler and the host between the steps, tensors brought
-into the layouts that convolutions want, small or odd shapes that leave most of the units idle (heads of 40 among them).
-Other code, without these fusions, was measured there. So take a prediction to be right within a factor of 2 or 3, and
-comparisons between two graphs on the same NPU to be worth more than the number itself.
+1.5 at 512 px, batch 4, is then predicted at 11.4 steps a second on 910* and 8.1 on 910, where mindone's figures are
+6.69 and 3.58. What is left out would explain a part of it: the scheduler and the host between the steps, tensors
+brought into the layouts that convolutions want, small or odd shapes that leave most of the units idle (heads of 40
+among them). Other code, without these fusions, was measured there. So take a prediction to be right within a factor of
+2 or 3, and comparisons between two graphs on the same NPU to be worth more than the number itself.
 """
 
 from __future__ import annotations
