@@ -62,6 +62,14 @@ def _parser() -> argparse.ArgumentParser:
     coverage.add_argument("model", metavar="MODEL", help="folder of a pipeline (save_pretrained)")
     coverage.set_defaults(function=_coverage)
 
+    export = commands.add_parser("export", help="write the components of a pipeline as MindIR files with a manifest")
+    export.add_argument("--size", type=int, default=512, help="of the picture (%(default)s)")
+    export.add_argument("--controlnet", help="where MODEL has none: the folder of one")
+    _add_target(export)
+    export.add_argument("model", metavar="MODEL", help="folder of a pipeline (save_pretrained)")
+    export.add_argument("out", metavar="OUT", type=Path, help="folder to write to")
+    export.set_defaults(function=_export)
+
     doctor = commands.add_parser("doctor", help="versions, devices, what is missing and what to do")
     doctor.add_argument("--device")
     doctor.set_defaults(function=_doctor)
@@ -146,6 +154,22 @@ def _coverage(options) -> int:
     if options.json:
         options.json.write_text(json.dumps([c.to_dict() for c in found], indent=1))
     return 1 if any(c.refused for c in found) else 0
+
+
+def _export(options) -> int:
+    from .compat import diffusers_calls
+    from .export import MANIFEST, export
+
+    target = _target(options)
+    pipe = _load(options, target)
+    if pipe is None:
+        return 2
+    manifest = export(pipe, options.out, target, **diffusers_calls.example(pipe, options.size))
+    for component in manifest["components"]:
+        taken = ", ".join(f"{i['name']}: {i['dtype']}{i['shape']}" for i in component["inputs"])
+        print(f"{component['label']}({taken}): {', '.join(component['files'])}")
+    print(f"manifest: {options.out / MANIFEST}")
+    return 0
 
 
 def _doctor(options) -> int:

@@ -9,16 +9,13 @@ from __future__ import annotations
 import collections
 from dataclasses import asdict, dataclass, field
 
-import torch
-
 from .errors import Refused
-from .hookspecs import Compiled, Options
 from .lowering.ascend.npu import NPUS, Prediction, predict
 from .lowering.ascend.work import Work, work
 from .lowering.lower import lower
 from .lowering.prologue import split
 from .plugins import registry
-from .runtime.component import MindSporeEngine
+from .runtime.blank import BlankEngine
 from .runtime.target import Target
 
 
@@ -52,37 +49,15 @@ class Component:
         return asdict(self)
 
 
-class _Blank:
-    """In place of an executable: its output with every tensor zero."""
-
-    prologue = baked = None
-    converted = ()
-
-    def __init__(self, captured):
-        self.event = Compiled(captured.name)
-        self._captured = captured
-
-    def zeros(self):
-        values = [n.meta["val"] for n in self._captured.outputs]
-        return self._captured.rebuild([torch.zeros(v.shape, dtype=v.dtype) for v in values])
-
-    def __call__(self, tensors, count):
-        return self.zeros()
-
-    def convert(self) -> None:
-        pass
-
-
-class CoverageEngine(MindSporeEngine):
-    """Captures and lowers every site that is called. found: by label and signature."""
+class CoverageEngine(BlankEngine):
+    """Lowers every site that is called. found: by label and signature."""
 
     def __init__(self, target: Target):
-        super().__init__(target, Options(device=target.device))
+        super().__init__(target)
         self.found: dict[tuple[str, str], Component] = {}
 
-    def build(self, captured, tensors, *, constant=(), **options):
+    def look(self, captured, constant) -> None:
         target = self.target
-        self.optimise(captured)
         shapes = [f"{captured.structure.names[i]}: {list(n.meta['val'].shape)}" for n, i in captured.inputs.items()]
         component = Component(captured.name, ", ".join(shapes))
         self.found[component.label, component.signature] = component
@@ -101,16 +76,11 @@ class CoverageEngine(MindSporeEngine):
         component.kernels, component.kernels_once = len(step.instructions), len(first.instructions) if first else 0
         if target.device == "Ascend":
             self._weigh(component, work(step), work(first) if first else [])
-        blank = _Blank(captured)
-        return blank, blank.zeros()
 
     def _weigh(self, component: Component, step: list[Work], once: list[Work]) -> None:
         component.kernels, component.kernels_once = len(step), len(once)
         component.flops, component.bytes = sum(w.matrix for w in step), sum(w.moved for w in step)
         component.predicted = {npu: predict(step, npu) for npu in NPUS}
-
-    def tell(self, event: Compiled) -> None:
-        """Nothing was compiled."""
 
     def _operator(self, op, count: int) -> Operator:
         lowering = registry().lowering(op, self.target.device)
