@@ -123,7 +123,8 @@ def build(
     owners = captured.structure.owners
     first, step = split(program, [v for v, i in places.items() if owners and owners[i] in constant])
     programs = {"Graph": step} if first is None else {"Prologue": first, "Graph": step}
-    source = codegen.generate(f"{captured.name} for {target.device}: generated, do not edit.", **programs)
+    header = f"{captured.name} for {target.device}: generated, do not edit."
+    source = codegen.generate(header, jit=target.jit, **programs)
     path = cache.write(captured.name, source)
     started = time.perf_counter()
 

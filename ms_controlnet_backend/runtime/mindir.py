@@ -18,7 +18,8 @@ from .weights import WeightStore
 def write(program: Program, path: Path, target: Target, cache: SourceCache) -> list[Path]:
     """The files written: ``path`` and, of a large graph, its weights beside it. Raises Refused with what MindSpore
     says where its own inference of shapes and dtypes does not agree with the program."""
-    source = codegen.generate(f"{program.name} for {target.device}: generated, do not edit.", Graph=program)
+    header = f"{program.name} for {target.device}: generated, do not edit."
+    source = codegen.generate(header, jit=target.jit, Graph=program)
     weights = WeightStore(target).of(program)  # dies with the file written
     with mindspore_runtime.LOCK:
         cell = load(cache.write(program.name, source)).Graph(tuple(w.parameter for w in weights))

@@ -54,6 +54,16 @@ class Target:
     device: str
     without: frozenset[str] = frozenset()
 
+    @property
+    def shares_memory(self) -> bool:
+        """Does a graph read the host's memory? Otherwise what is fed to it is copied."""
+        return self.device == "CPU"
+
+    @property
+    def jit(self) -> str:
+        """Arguments of ``mindspore.jit``. GE, which some versions take for some NPUs by default, is deprecated."""
+        return 'capture_mode="ast"' + ("" if self.device == "CPU" else ', jit_level="O0", backend="ms_backend"')
+
     def compute_dtype(self, dtype: torch.dtype) -> str:
         """torch dtype → MindSpore dtype name; Refused for one that has none (complex, quantised)."""
         if dtype not in _NAMES:

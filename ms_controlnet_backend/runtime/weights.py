@@ -40,7 +40,8 @@ def checksum(t: torch.Tensor) -> int:
 @dataclass
 class Weight:
     """host: the contiguous array the Parameter lies on, in the shape the graph wants. shared: is that torch's own
-    memory? constant: belongs to one graph and never changes. prepare: from the torch tensor to what ``host`` holds."""
+    memory? constant: belongs to one graph and never changes. prepare: from the torch tensor to what ``host`` holds.
+    upload: the Parameter has memory of its own, to which a change must be copied."""
 
     parameter: Any
     host: torch.Tensor
@@ -52,6 +53,7 @@ class Weight:
     size: int
     constant: bool = False
     checksum: int = 0
+    upload: bool = False
     _sample: tuple | None = None
 
     def moved(self) -> bool:
@@ -69,7 +71,10 @@ class Weight:
         if unchanged and not (thoroughly and not self.shared and checksum(t) != self.checksum):
             self.version = version
             return False
-        self.host.copy_(self.prepare(t.detach()))
+        if self.host.data_ptr() != t.data_ptr():
+            self.host.copy_(self.prepare(t.detach()))
+        if self.upload:
+            mindspore_runtime.assign(self.parameter, self.host)
         self.version, self.checksum = version, checksum(t)
         self.take_sample(t)
         return True
@@ -135,13 +140,15 @@ class WeightStore:
 
         with torch.no_grad():
             host = converted(t.detach())
-        shared = host.data_ptr() == t.data_ptr() and host.data_ptr() != 0
+        own = not self._target.shares_memory
+        shared = host.data_ptr() == t.data_ptr() and host.data_ptr() != 0 and not own
         self._count += 1
         parameter = mindspore_runtime.parameter(host, f"w{self._count}.{name}")
         total = 0 if shared else checksum(t)
         weight = Weight(
-            parameter, host, shared, t.data_ptr(), version_of(t), lambda: None, converted, t.numel(), checksum=total
-        )
+            parameter, host, shared, t.data_ptr(), version_of(t), lambda: None, converted, t.numel(), checksum=total,
+            upload=own,
+        )  # fmt: skip
         if not shared and t.numel():
             weight.take_sample(t)
         return weight
