@@ -70,6 +70,18 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("out", metavar="OUT", type=Path, help="folder to write to")
     export.set_defaults(function=_export)
 
+    verify = commands.add_parser(
+        "verify", help="every lowering and component against torch on this machine's device; writes a report to send"
+    )
+    verify.add_argument("--device", help="cpu, ascend or ascend:NUMBER (default: ascend where there is one)")
+    verify.add_argument("--dtypes", help="of the operators (float16,float32 on Ascend, float32 on CPU)")
+    verify.add_argument("--size", type=int, help="of the picture (512, or 64 of the demo's model)")
+    verify.add_argument("--controlnet", help="where MODEL has none: the folder of one")
+    verify.add_argument("--report", type=Path, default=Path("ms-controlnet-verify"), metavar="STEM",
+                        help="STEM.json and STEM.txt are written (%(default)s)")  # fmt: skip
+    verify.add_argument("model", metavar="MODEL", nargs="?", help="folder of a pipeline (default: the demo's)")
+    verify.set_defaults(function=_verify)
+
     doctor = commands.add_parser("doctor", help="versions, devices, what is missing and what to do")
     doctor.add_argument("--device")
     doctor.set_defaults(function=_doctor)
@@ -170,6 +182,38 @@ def _export(options) -> int:
         print(f"{component['label']}({taken}): {', '.join(component['files'])}")
     print(f"manifest: {options.out / MANIFEST}")
     return 0
+
+
+def _verify(options) -> int:
+    import json
+
+    import torch
+    from tqdm import tqdm
+
+    from . import binding
+    from .compat import diffusers_calls
+    from .demo import model
+    from .runtime.source_cache import default_folder
+    from .verify import verify
+
+    engine = binding.build("mindspore", device=options.device)
+    on_npu = engine.target.device == "Ascend"
+    options.dtype = "float16" if on_npu else "float32"
+    size = options.size or (512 if options.model else 64)
+    options.model = options.model or str(model.ensure(default_folder() / f"demo-{model.SEED}"))
+    pipe = _load(options, engine.target)
+    if pipe is None:
+        return 2
+    names = options.dtypes or ("float16,float32" if on_npu else "float32")
+    dtypes = [getattr(torch, name) for name in names.split(",")]
+    progress = lambda cases: tqdm(cases, desc="operators", unit="sample")  # noqa: E731
+    call = diffusers_calls.example(pipe, size) | {"num_inference_steps": 3}
+    report = verify(engine, pipe, call, dtypes, progress)
+    text = "\n".join(report.lines())
+    for suffix, content in ((".json", json.dumps(report.to_dict(), indent=1)), (".txt", text + "\n")):
+        options.report.with_name(options.report.name + suffix).write_text(content)
+    print(text)
+    return 0 if report.ok else 1
 
 
 def _doctor(options) -> int:

@@ -10,7 +10,7 @@ from importlib import metadata
 import pluggy
 
 from .errors import RegistrationError, UnknownBackend
-from .hookspecs import GROUP, Adapter, Backend, Lowering, Pass, Specs
+from .hookspecs import GROUP, Adapter, Backend, Lowering, Pass, Sample, Specs
 
 logger = logging.getLogger(__name__)
 _lock = threading.RLock()
@@ -47,6 +47,15 @@ class Registry:
 
     def lowering(self, op, target: str) -> Lowering | None:
         return self.lowerings.get((op, target)) or self.lowerings.get((op, None))
+
+    def overloads(self, target: str) -> list:
+        """Every overload that has a lowering for the target."""
+        return list(dict.fromkeys(op for op, t in self.lowerings if t in (None, target)))
+
+    def samples(self, op, target: str) -> list[Sample]:
+        """Those of the lowering for every target and of the one for this target: it is held to both."""
+        found = [self.lowerings.get((op, t)) for t in (None, target)]
+        return [sample for lowering in found if lowering is not None for sample in lowering.samples]
 
     def passes(self, target: str, without=()) -> list[Pass]:
         if self._passes is None:

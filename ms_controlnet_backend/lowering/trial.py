@@ -1,4 +1,4 @@
-"""A graph of one call of an overload, from a sample declared beside its lowering."""
+"""A graph of one call of an overload, from a sample declared beside its lowering, and what is right for it."""
 
 from __future__ import annotations
 
@@ -41,3 +41,15 @@ def trial(op, args, kwargs, generator, dtype=torch.float32) -> tuple[Captured, l
     node.meta["val"] = expected
     captured = captured_node("lowering_test", node, inputs, weights)
     return captured, tensors, list(expected) if isinstance(expected, (list, tuple)) else [expected]
+
+
+def in_float32(captured: Captured, tensors: list) -> list[torch.Tensor]:
+    """What torch computes in float32 from the same numbers: the reference for half precision, free of its rounding."""
+
+    def wide(t):
+        return t.float() if t.is_floating_point() else t
+
+    values = {n: wide(tensors[i]) for n, i in captured.inputs.items()}
+    values |= {n: wide(w.tensor) for n, w in captured.weights.items()}
+    with torch.no_grad():
+        return list(captured.graph_module(*(values[n] for n in captured.graph.nodes if n.op == "placeholder")))

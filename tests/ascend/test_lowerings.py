@@ -7,19 +7,17 @@ from ascend import emulator
 from ms_controlnet_backend import plugins
 from ms_controlnet_backend.lowering.lower import lower
 from ms_controlnet_backend.lowering.samples import T
-from ms_controlnet_backend.lowering.trial import trial
+from ms_controlnet_backend.lowering.trial import in_float32, trial
 from ms_controlnet_backend.runtime.target import Target
 
 TARGET = Target("Ascend")
 REGISTRY = plugins.registry()
-OPS = list(dict.fromkeys(op for op, target in REGISTRY.lowerings if target in (None, "Ascend")))
+OPS = REGISTRY.overloads("Ascend")
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3}
 
 
 def samples(op):
-    """Those of the lowering for Ascend and of the one for every target."""
-    found = [REGISTRY.lowerings.get((op, target)) for target in (None, "Ascend")]
-    return [s for lowering in found if lowering is not None for s in lowering.samples]
+    return REGISTRY.samples(op, "Ascend")
 
 
 CASES = [pytest.param(op, s, id=f"{op}-{i}".replace("aten.", "")) for op in OPS for i, s in enumerate(samples(op))]
@@ -29,13 +27,9 @@ def lowered(op, args, kwargs, dtype, without=()):
     """(program, inputs, what torch says in float32 of the same numbers)."""
     seed = torch.Generator().manual_seed(0)
     captured, tensors, expected = trial(op, args, kwargs, seed, dtype)
-    program = lower(captured, REGISTRY, "Ascend", TARGET.compute_dtype, without)
-    wide = [t.float() if t.is_floating_point() else t for t in tensors]
-    weights = {n: w.tensor.float() if w.tensor.is_floating_point() else w.tensor for n, w in captured.weights.items()}
-    values = {n: wide[i] for n, i in captured.inputs.items()} | weights
-    results = captured.graph_module(*(values[n] for n in captured.graph.nodes if n.op == "placeholder"))
+    results = in_float32(captured, tensors)
     assert [r.shape for r in results] == [e.shape for e in expected]
-    return program, tensors, results
+    return lower(captured, REGISTRY, "Ascend", TARGET.compute_dtype, without), tensors, results
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
