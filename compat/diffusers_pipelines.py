@@ -33,14 +33,18 @@ def is_pipeline(o) -> bool:
     return issubclass(type(o), pipeline_class())
 
 
-def load(folder: str, controlnet: str | None = None):
-    """The pipeline saved in a folder, on the CPU; controlnet: folder of a ControlNet to give to one that has none."""
+def load(folder: str, controlnet: str | None = None, dtype: str = "float32"):
+    """The pipeline saved in a folder, on the CPU; controlnet: folder of a ControlNet to give to one that has none.
+    dtype: torch's name of what its weights are loaded as."""
     pipeline_class()
+    import torch
     from diffusers import AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline
 
-    pipe = DiffusionPipeline.from_pretrained(folder)
+    loaded = {"dtype": getattr(torch, dtype)}
+    pipe = DiffusionPipeline.from_pretrained(folder, **loaded)
     if controlnet is not None:
-        pipe = AutoPipelineForText2Image.from_pipe(pipe, controlnet=ControlNetModel.from_pretrained(controlnet))
+        net = ControlNetModel.from_pretrained(controlnet, **loaded)
+        pipe = AutoPipelineForText2Image.from_pipe(pipe, controlnet=net).to(loaded["dtype"])
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -17,7 +17,7 @@ import os
 import threading
 
 from ..errors import DeviceUnavailable, UnknownDevice
-from . import versions
+from . import ascend, versions
 from .compile_cache import CompileCache
 
 LOCK = threading.RLock()
@@ -42,13 +42,24 @@ def dump_folder(path: str) -> None:
 
 def canonical_device(name: str | None) -> str | None:
     """``"CPU"`` or ``"Ascend"`` from what a user writes (``"npu"``, ``"ascend:0"``, …); None stays None."""
+    return _parsed(name)[0]
+
+
+def numbered_device(name: str | None) -> str | None:
+    """The same with the number of an NPU, where the user gave one: ``"Ascend:3"``."""
+    device, number = _parsed(name)
+    return device if number is None else f"{device}:{number}"
+
+
+def _parsed(name: str | None) -> tuple[str | None, int | None]:
     if name is None:
-        return None
-    try:
-        return _names[str(name).lower().split(":")[0]]
-    except KeyError:
+        return None, None
+    kind, _, number = str(name).lower().partition(":")
+    if kind not in _names or not (number.isdigit() or str(name).lower() == kind):
         known = ", ".join(sorted(_names))
-        raise UnknownDevice(f"unknown device {name!r}; known devices: {known}") from None
+        raise UnknownDevice(f"unknown device {name!r}; known devices: {known}, an NPU's number after a colon")
+    device = _names[kind]
+    return device, int(number) if number and device == "Ascend" else None
 
 
 def available(device: str) -> bool:
@@ -63,11 +74,12 @@ def available(device: str) -> bool:
 
 
 def select_device(name: str | None) -> str:
-    """Make the named device MindSpore's (None: Ascend where there is one, else CPU) and return its name.
+    """Make the named device MindSpore's (None: Ascend where there is one, else CPU) and return its name, number left
+    out. Of several NPUs the one named, or the one that the environment names (:data:`.ascend.VARIABLES`).
 
     Raises UnknownDevice, or DeviceUnavailable with what to do.
     """
-    device = canonical_device(name)
+    device, number = _parsed(name)
     if device is None:
         device = "Ascend" if available("Ascend") else "CPU"
     if not available(device):
@@ -76,10 +88,32 @@ def select_device(name: str | None) -> str:
             "set_env.sh, check with 'npu-smi info' and 'ms-controlnet doctor'; or use enable(device='cpu')"
         )
     with LOCK:
-        mindspore().set_device(device)
-        if device == "CPU":
+        if device == "Ascend":
+            _select_npu(number)
+        else:
+            mindspore().set_device(device)
             _fit_threads()
     return device
+
+
+def _select_npu(number: int | None) -> None:
+    ms = mindspore()
+    try:
+        count = ms.device_context.ascend.device_count()
+    except (AttributeError, RuntimeError):
+        count = None
+    try:
+        number = ascend.device_number(os.environ, count) if number is None else number
+    except ValueError as error:
+        raise UnknownDevice(str(error)) from error
+    if count is not None and number is not None and number >= count:
+        raise DeviceUnavailable(f"there is no NPU {number}: this machine has {count}, counted from 0")
+    try:
+        ms.set_device("Ascend", number)
+        if os.environ.get(ascend.MEMORY):
+            ms.runtime.set_memory(max_size=os.environ[ascend.MEMORY])
+    except (RuntimeError, ValueError) as error:
+        raise DeviceUnavailable(f"MindSpore does not take NPU {number}: {str(error).splitlines()[0]}") from error
 
 
 @functools.cache
@@ -93,35 +127,33 @@ def _fit_threads() -> None:
         logger.info("runtime_num_threads=%s was not accepted: %s", threads, error)
 
 
-def parameter(array, name: str, device: str = "CPU"):
-    """A Parameter. On CPU over the memory of the NumPy array: what the array's owner writes in place, the graph sees.
-    On a device with memory of its own it is uploaded, and the host keeps nothing."""
+def parameter(host, name: str, device: str = "CPU"):
+    """A Parameter over the memory of a contiguous torch tensor: what the owner writes in place, the graph sees.
+    device: another than the CPU gets a copy at once, and the host's memory is not needed any more."""
     ms = mindspore()
-    p = ms.Parameter(ms.Tensor(0.0, ms.float32), name=name, requires_grad=False)  # of the array it would copy it all
-    p.assign_value(_uploaded(array, device))
+    value = tensor(host) if device == "CPU" else tensor(host).move_to(device)
+    p = ms.Parameter(ms.Tensor(0.0, value.dtype), name=name, requires_grad=False)  # of the value it would copy it all
+    p.assign_value(value)
     return p
 
 
-def _uploaded(array, device: str):
-    value = mindspore().Tensor.from_numpy(array)
-    return value if device == "CPU" else value.move_to(device)
+def tensor(host):
+    """A tensor over the memory of a contiguous torch tensor; of bfloat16, which NumPy has not, a copy."""
+    ms = mindspore()
+    if str(host.dtype) == "torch.bfloat16":
+        return ms.Tensor(host.float().numpy(), ms.bfloat16)
+    return ms.Tensor.from_numpy(host.numpy())
 
 
-def read(p):
-    """What a Parameter holds, as a NumPy array of its own."""
-    with LOCK:
-        return p.asnumpy().copy()
+def assign(p, host) -> None:
+    """The values of a torch tensor into the memory of a Parameter, wherever that is."""
+    ms = mindspore()
+    ms.ops.assign(p, tensor(host))
 
 
-def write(p, array, device: str) -> None:
-    """Give a Parameter on a device with memory of its own another value."""
-    with LOCK:
-        p.set_data(_uploaded(array, device))
-
-
-def tensor(array):
-    """A tensor over the memory of a contiguous NumPy array."""
-    return mindspore().Tensor.from_numpy(array)
+def to_host(value):
+    """The values as a NumPy array, bfloat16 as float32."""
+    return (value.float() if value.dtype == mindspore().bfloat16 else value).asnumpy()
 
 
 def name_apart(parameters) -> None:

@@ -204,7 +204,7 @@ def device(backend: str = "mindspore", **options) -> str:
 
 def _engine(backend: str, device: str | None = None, **options) -> Engine:
     """The engine of these options, built if there is none yet."""
-    options = Options(mindspore_runtime.canonical_device(device), **options)
+    options = Options(mindspore_runtime.numbered_device(device), **options)
     entry = plugins.registry().backend(backend)
     key = (backend, options)
     if key not in _engines:

@@ -61,13 +61,62 @@ def _parser() -> argparse.ArgumentParser:
     coverage.add_argument("--size", type=int, default=512, help="of the picture (%(default)s)")
     coverage.add_argument("--controlnet", help="where MODEL has none: the folder of one")
     coverage.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    _add_target(coverage)
+    coverage.add_argument("--npu", default="910B", help="whose step time is predicted (%(default)s)")
     coverage.add_argument("model", metavar="MODEL", help="folder of a pipeline (save_pretrained)")
     coverage.set_defaults(function=_coverage)
+
+    export = commands.add_parser("export", help="write the components of a pipeline as MindIR files with a manifest")
+    export.add_argument("--size", type=int, default=512, help="of the picture (%(default)s)")
+    export.add_argument("--controlnet", help="where MODEL has none: the folder of one")
+    _add_target(export)
+    export.add_argument("model", metavar="MODEL", help="folder of a pipeline (save_pretrained)")
+    export.add_argument("out", metavar="OUT", type=Path, help="folder to write to")
+    export.set_defaults(function=_export)
+
+    verify = commands.add_parser(
+        "verify", help="every lowering and component against torch on this machine's device; writes a report to send"
+    )
+    verify.add_argument("--device", help="cpu, ascend or ascend:NUMBER (default: ascend where there is one)")
+    verify.add_argument("--dtypes", help="of the operators (float16,float32 on Ascend, float32 on CPU)")
+    verify.add_argument("--size", type=int, help="of the picture (512, or 64 of the demo's model)")
+    verify.add_argument("--controlnet", help="where MODEL has none: the folder of one")
+    verify.add_argument("--report", type=Path, default=Path("ms-controlnet-verify"), metavar="STEM",
+                        help="STEM.json and STEM.txt are written (%(default)s)")  # fmt: skip
+    verify.add_argument("model", metavar="MODEL", nargs="?", help="folder of a pipeline (default: the demo's)")
+    verify.set_defaults(function=_verify)
 
     doctor = commands.add_parser("doctor", help="versions, devices, what is missing and what to do")
     doctor.add_argument("--device")
     doctor.set_defaults(function=_doctor)
     return parser
+
+
+def _add_target(command) -> None:
+    """What is compiled for; the device itself need not be there."""
+    command.add_argument("--target", default="CPU", help="CPU or Ascend (%(default)s)")
+    command.add_argument("--dtype", help="of the pipeline (float16 for Ascend, float32 for CPU)")
+    command.add_argument("--without", default="", metavar="NAMES", help="graph passes and rewrites to leave out")
+
+
+def _target(options):
+    from .compat import mindspore_runtime
+    from .runtime.target import Target
+
+    names = frozenset(name for name in options.without.split(",") if name)
+    return Target(mindspore_runtime.canonical_device(options.target), names)
+
+
+def _load(options, target):
+    """The pipeline that the options name, or None after saying what is not there."""
+    from .compat import diffusers_pipelines
+
+    for folder in filter(None, (options.model, options.controlnet)):
+        if not Path(folder).is_dir():
+            print(f"ms-controlnet: no folder {folder}", file=sys.stderr)
+            return None
+    dtype = options.dtype or {"Ascend": "float16"}.get(target.device, "float32")
+    return diffusers_pipelines.load(options.model, options.controlnet, dtype)
 
 
 def _run(options) -> int:
@@ -107,18 +156,68 @@ def _coverage(options) -> int:
     import json
 
     from . import coverage
-    from .compat import diffusers_calls, diffusers_pipelines
+    from .compat import diffusers_calls
 
-    for folder in filter(None, (options.model, options.controlnet)):
-        if not Path(folder).is_dir():
-            print(f"ms-controlnet: no folder {folder}", file=sys.stderr)
-            return 2
-    pipe = diffusers_pipelines.load(options.model, options.controlnet)
-    found = coverage.cover(pipe, **diffusers_calls.example(pipe, options.size))
-    print("\n".join(coverage.lines(found)))
+    target = _target(options)
+    if options.npu not in coverage.NPUS:
+        print(f"ms-controlnet: no figures of {options.npu}; known: {', '.join(coverage.NPUS)}", file=sys.stderr)
+        return 2
+    pipe = _load(options, target)
+    if pipe is None:
+        return 2
+    found = coverage.cover(pipe, target, **diffusers_calls.example(pipe, options.size))
+    print("\n".join(coverage.lines(found, options.npu if target.device == "Ascend" else None)))
     if options.json:
         options.json.write_text(json.dumps([c.to_dict() for c in found], indent=1))
     return 1 if any(c.refused for c in found) else 0
+
+
+def _export(options) -> int:
+    from .compat import diffusers_calls
+    from .export import MANIFEST, export
+
+    target = _target(options)
+    pipe = _load(options, target)
+    if pipe is None:
+        return 2
+    manifest = export(pipe, options.out, target, **diffusers_calls.example(pipe, options.size))
+    for component in manifest["components"]:
+        taken = ", ".join(f"{i['name']}: {i['dtype']}{i['shape']}" for i in component["inputs"])
+        print(f"{component['label']}({taken}): {', '.join(component['files'])}")
+    print(f"manifest: {options.out / MANIFEST}")
+    return 0
+
+
+def _verify(options) -> int:
+    import json
+
+    import torch
+    from tqdm import tqdm
+
+    from . import binding
+    from .compat import diffusers_calls
+    from .demo import model
+    from .runtime.source_cache import default_folder
+    from .verify import verify
+
+    engine = binding.build("mindspore", device=options.device)
+    on_npu = engine.target.device == "Ascend"
+    options.dtype = "float16" if on_npu else "float32"
+    size = options.size or (512 if options.model else 64)
+    options.model = options.model or str(model.ensure(default_folder() / f"demo-{model.SEED}"))
+    pipe = _load(options, engine.target)
+    if pipe is None:
+        return 2
+    names = options.dtypes or ("float16,float32" if on_npu else "float32")
+    dtypes = [getattr(torch, name) for name in names.split(",")]
+    progress = lambda cases: tqdm(cases, desc="operators", unit="sample")  # noqa: E731
+    call = diffusers_calls.example(pipe, size) | {"num_inference_steps": 3}
+    report = verify(engine, pipe, call, dtypes, progress)
+    text = "\n".join(report.lines())
+    for suffix, content in ((".json", json.dumps(report.to_dict(), indent=1)), (".txt", text + "\n")):
+        options.report.with_name(options.report.name + suffix).write_text(content)
+    print(text)
+    return 0 if report.ok else 1
 
 
 def _doctor(options) -> int:

@@ -16,8 +16,9 @@ instructions took 7.0 s in one function and 1.9 s in parts of this size."""
 POSITIONAL = {"BroadcastTo": ("shape_",)}
 
 
-def generate(header: str, **programs: Program) -> str:
-    """Python source of a module with one class a program, named by the keyword: ``Class(weights)``.
+def generate(header: str, *, jit: str = 'capture_mode="ast"', **programs: Program) -> str:
+    """Python source of a module with one class a program, named by the keyword: ``Class(weights)``. jit: arguments of
+    ``mindspore.jit``.
 
     ``construct(*inputs)`` returns a tuple; a long one calls its parts in turn. weights: MindSpore Parameters in the
     program's order. Primitives are made once at the top of the module; ``mindspore.jit`` parses the source (AST
@@ -26,7 +27,7 @@ def generate(header: str, **programs: Program) -> str:
     """
     primitives: dict[str, str] = {}
     tuples: dict[str, str] = {}
-    classes = [line for name, program in programs.items() for line in _cell(name, program, primitives, tuples)]
+    classes = [line for name, program in programs.items() for line in _cell(name, program, jit, primitives, tuples)]
     lines = [
         f'"""{header}"""',
         "import mindspore as ms",
@@ -40,7 +41,7 @@ def generate(header: str, **programs: Program) -> str:
     return "\n".join(lines)
 
 
-def _cell(name: str, program: Program, primitives: dict[str, str], tuples: dict[str, str]) -> list[str]:
+def _cell(name: str, program: Program, jit: str, primitives: dict[str, str], tuples: dict[str, str]) -> list[str]:
     names = _Names(program)
     listed = lambda values: "".join(f"{names[v]}, " for v in values).rstrip()  # noqa: E731
     parts = _parts(program.instructions)
@@ -62,7 +63,7 @@ def _cell(name: str, program: Program, primitives: dict[str, str], tuples: dict[
         "        super().__init__()",
         *(f"        {names[v]} = weights[{i}]" for i, v in enumerate(program.weights)),
         "",
-        '    @ms.jit(capture_mode="ast")',
+        f"    @ms.jit({jit})",
         f"    def construct(self{inputs}):",
         *construct,
         f"        return ({listed(program.outputs)})",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 
 from . import plugins
-from .compat import cuda_redirection, versions
+from .compat import ascend, cuda_redirection, mindspore_runtime, versions
 from .hookspecs import Options
 
 
@@ -30,9 +30,14 @@ def report(device: str | None = None) -> tuple[list[str], list[str]]:
     if versions.installed("torch"):
         where = "mean the CPU (no CUDA, no torch_npu here)" if cuda_redirection.wanted() else "are left to torch"
         lines.append(f"cuda, npu     calls of scripts {where}")
+    lacking, asked = ascend.here(), mindspore_runtime.canonical_device(device) == "Ascend"
+    lines.append(f"ascend        {'not usable here: ' + lacking[0] if lacking else 'nothing is missing'}")
+    problems += [f"ascend: {what}" for what in lacking if asked]
     lines.append(f"plugins       {', '.join(sorted(n for n, _ in plugins.manager().list_name_plugin()))}")
     lines.append(f"adapters      {', '.join(sorted(a.name for a in registry.adapters))}")
-    lines.append(f"lowerings     {len(registry.lowerings)} ATen overloads")
+    special = sum(target == "Ascend" for _, target in registry.lowerings)
+    overloads = len({op for op, _ in registry.lowerings})
+    lines.append(f"lowerings     {overloads} ATen overloads, {special} of them for Ascend in a way of its own")
     lines.append(f"cache         {_cache()}")
     return lines, problems
 

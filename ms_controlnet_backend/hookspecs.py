@@ -28,7 +28,7 @@ hookimpl = pluggy.HookimplMarker(GROUP)
 class Options:
     """What ``enable`` was asked for.
 
-    device: ``"CPU"``, ``"Ascend"`` or None (Ascend where there is one, else CPU).
+    device: ``"CPU"``, ``"Ascend"``, ``"Ascend:3"`` or None (Ascend where there is one, else CPU).
     strict: raise instead of leaving a refused component on torch.
     cache_dir: folder of the generated sources; None: ``$MS_CONTROLNET_CACHE`` or the user's cache folder.
     max_graphs: graphs kept a component; beyond that the one not used for longest is dropped.

@@ -10,7 +10,7 @@ from importlib import metadata
 import pluggy
 
 from .errors import RegistrationError, UnknownBackend
-from .hookspecs import GROUP, Adapter, Backend, Lowering, Pass, Specs
+from .hookspecs import GROUP, Adapter, Backend, Lowering, Pass, Sample, Specs
 
 logger = logging.getLogger(__name__)
 _lock = threading.RLock()
@@ -54,10 +54,19 @@ class Registry:
     def lowering(self, op, target: str) -> Lowering | None:
         return self.lowerings.get((op, target)) or self.lowerings.get((op, None))
 
-    def passes(self, target: str) -> list[Pass]:
+    def overloads(self, target: str) -> list:
+        """Every overload that has a lowering for the target."""
+        return list(dict.fromkeys(op for op, t in self.lowerings if t in (None, target)))
+
+    def samples(self, op, target: str) -> list[Sample]:
+        """Those of the lowering for every target and of the one for this target: it is held to both."""
+        found = [self.lowerings.get((op, t)) for t in (None, target)]
+        return [sample for lowering in found if lowering is not None for sample in lowering.samples]
+
+    def passes(self, target: str, without=()) -> list[Pass]:
         if self._passes is None:
             self._passes = sorted(_gather(self._manager, "register_passes", Pass), key=lambda p: p.order)
-        return [p for p in self._passes if p.target in (None, target)]
+        return [p for p in self._passes if p.target in (None, target) and p.name not in without]
 
 
 def _gather(manager, hook: str, kind: type) -> list:

@@ -7,6 +7,7 @@ import importlib
 from ..hookspecs import Lowering, Sample, hookimpl
 
 FAMILIES = ("arithmetic", "reductions", "shape", "indexing", "linear", "conv", "norm", "attention", "pooling")
+ASCEND = ("activation", "attention", "conv", "indexing", "linear", "norm")
 
 
 class Family(list):
@@ -28,5 +29,6 @@ class Family(list):
 
 @hookimpl
 def register_lowerings():
-    families = [importlib.import_module(f"{__name__}.{name}") for name in FAMILIES]
+    names = [*FAMILIES, *(f"ascend.{name}" for name in ASCEND)]
+    families = [importlib.import_module(f"{__name__}.{name}") for name in names]
     return [lowering for family in families for lowering in family.family]

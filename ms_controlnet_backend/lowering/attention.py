@@ -49,8 +49,9 @@ def scaled_dot_product_attention(b, q, k, v, mask, dropout_p, is_causal, scale, 
         mask = b.constant(torch.ones(queries, keys, dtype=torch.bool).tril())
     bias = _bias(b, mask, lead, queries, keys, q.dtype)
     q = b.mul(q, scale)
-    heads = min(batch, max(1, SCORE_BYTES // (min(queries, QUERIES) * keys * 4)))
-    step = min(queries, max(1, SCORE_BYTES // (heads * keys * 4)))
+    limit = b.score_bytes or SCORE_BYTES
+    heads = min(batch, max(1, limit // (min(queries, QUERIES) * keys * 4)))
+    step = min(queries, max(1, limit // (heads * keys * 4)))
     last, done = None, []
     for head in range(0, batch, heads):
         until = min(head + heads, batch)

@@ -16,18 +16,27 @@ from .program import FLOATS, DType, Instruction, Program, Value, broadcast_shape
 
 
 class Builder(Arranging):
-    """Records the program. ``out`` is what torch says the node being lowered returns (compute dtypes)."""
+    """Records the program. ``out`` is what torch says the node being lowered returns (compute dtypes). without: names
+    of rewrites that are not to be made."""
 
-    def __init__(self, program: Program, target: str, compute_dtype):
+    score_bytes: int | None = None
+    """Of the largest matrix of attention scores held at once, where the target has its own limit."""
+
+    def __init__(self, program: Program, target: str, compute_dtype, without=()):
         self.program = program
         self.target = target
         self.compute_dtype = compute_dtype
+        self.without = frozenset(without)
         self.out: Any = None
         self.origin = self.op = ""
         self._count = 0
         self._constants: dict[tuple, Value] = {}
         self._views: dict[tuple, Value] = {}
         self._forms = Forms()
+
+    def finish(self, program: Program) -> Program:
+        """The program that is to be run; called once, when all is lowered."""
+        return program
 
     # -- recording ---------------------------------------------------------------------------------------------
 
@@ -56,7 +65,10 @@ class Builder(Arranging):
 
     def constant(self, array) -> Value:
         """A torch tensor as a constant of the program (fed like a weight)."""
-        key = (tuple(array.shape), str(array.dtype), array.detach().cpu().contiguous().numpy().tobytes())
+        import torch
+
+        bits = array.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        key = (tuple(array.shape), str(array.dtype), bits.numpy().tobytes())
         if key not in self._constants:
             name = f"constant_{len(self._constants)}"
             value = Value(name, tuple(array.shape), self.compute_dtype(array.dtype))

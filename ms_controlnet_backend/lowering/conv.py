@@ -55,12 +55,16 @@ def conv2d(b, x, weight, bias, stride, padding, dilation, groups):
 
 @lowers(aten.conv2d.padding, samples=[(t(2, 3, 8, 7), t(5, 3, 3, 3, weight=True), t(5, weight=True), [1, 1], "same")])
 def conv2d_padding(b, x, weight, bias, stride, padding, dilation, groups):
+    return conv2d(b, x, weight, bias, stride, named_padding(padding, weight, dilation), dilation, groups)
+
+
+def named_padding(padding: str, weight, dilation) -> list[int]:
+    """``"same"`` or ``"valid"`` in pixels."""
     dilation = tuple(dilation) * (3 - len(dilation))
     spans = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:])]
     if padding == "same" and any(s % 2 for s in spans):
         raise Unsupported("padding='same' with an even kernel")
-    pads = [s // 2 for s in spans] if padding == "same" else [0, 0]
-    return conv2d(b, x, weight, bias, stride, pads, dilation, groups)
+    return [s // 2 for s in spans] if padding == "same" else [0, 0]
 
 
 def _convolve(b, x, weight, stride, padding, dilation):

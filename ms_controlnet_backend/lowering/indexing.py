@@ -38,7 +38,19 @@ def gather(b, x, dim, index, sparse_grad):
     ],
 )
 def index(b, x, indices):
-    """``x[indices]`` with integer tensors on neighbouring axes (NumPy advanced indexing), by GatherNd."""
+    """By GatherNd."""
+    return advanced(b, x, indices, _gather_nd)
+
+
+def _gather_nd(b, x, places):
+    shape = places[0].shape
+    stacked = b.concat([b.reshape(p, shape + (1,)) for p in places], -1)
+    return b.call("GatherNd", x, stacked, shape=shape + x.shape[len(places) :])
+
+
+def advanced(b, x, indices, pick):
+    """``x[indices]`` with integer tensors on neighbouring axes (NumPy advanced indexing). pick: builder, (A, B, …,
+    rest), one tensor of places of one shape for each of the axes A, B, … → that shape and the rest."""
     indices = list(indices)
     axes = [i for i, index in enumerate(indices) if index is not None]
     if axes != list(range(axes[0], axes[0] + len(axes))):
@@ -47,13 +59,10 @@ def index(b, x, indices):
     if any(i.dtype == "bool" for i in tensors):
         raise Unsupported("a boolean mask (the shape of the result depends on data)")
     shape = tuple(torch.broadcast_shapes(*(i.shape for i in tensors)))
-    stacked = b.concat(
-        [b.reshape(b.broadcast(_wrap(b, i, x.shape[a]), shape), shape + (1,)) for a, i in zip(axes, tensors)], -1
-    )
+    places = [b.broadcast(_wrap(b, i, x.shape[a]), shape) for a, i in zip(axes, tensors)]
     lead = axes[0]
     order = axes + [d for d in range(x.rank) if d not in axes]
-    moved = b.transpose(x, order)
-    picked = b.call("GatherNd", moved, stacked, shape=shape + moved.shape[len(axes) :])
+    picked = pick(b, b.transpose(x, order), places)
     n = len(shape)
     back = list(range(n, n + lead)) + list(range(n)) + list(range(n + lead, picked.rank))
     return b.transpose(picked, back)
@@ -61,10 +70,9 @@ def index(b, x, indices):
 
 def _wrap(b, index: Value, size: int) -> Value:
     """Negative indices count from the end."""
-    index = b.cast(index, "int64")
+    index = b.cast(index, b.compute_dtype(torch.int64))
     negative = b.binary("Less", index, 0, result="bool")
-    shifted = b.add(index, size)
-    return b.call("Select", negative, shifted, index, shape=index.shape, dtype="int64")
+    return b.call("Select", negative, b.add(index, size), index, shape=index.shape, dtype=index.dtype)
 
 
 @lowers(aten.cumsum.default, samples=[(t(3, 4), 1), (T((3, 4), kind="int"), 0)])

@@ -7,8 +7,12 @@ import re
 
 from ..errors import Refused, Unsupported
 from ..plugins import Registry
+from .ascend.builder import AscendBuilder
 from .builder import Builder, Program, Value
 from .liveness import keep
+
+BUILDERS = {"Ascend": AscendBuilder}
+"""target → builder, where it is not the CPU's."""
 
 HOW_TO_ADD = (
     "add one with the hook register_lowerings (README, 'Adding a lowering'), "
@@ -16,14 +20,15 @@ HOW_TO_ADD = (
 )
 
 
-def lower(captured, registry: Registry, target: str, compute_dtype) -> Program:
+def lower(captured, registry: Registry, target: str, compute_dtype, without=()) -> Program:
     """The Program of a captured graph.
 
     captured: :class:`~ms_controlnet_backend.capture.Captured`. compute_dtype: torch dtype → MindSpore dtype name.
+    without: names of rewrites not to be made (:data:`.ascend.REWRITES`).
     Raises Refused, naming the overload and its schema, where an operator has no lowering or not for its arguments.
     """
     program = Program(captured.name)
-    builder = Builder(program, target, compute_dtype)
+    builder = BUILDERS.get(target, Builder)(program, target, compute_dtype, without)
     environment: dict = {}
     for node in captured.graph.nodes:
         if node.op == "placeholder":
@@ -34,7 +39,7 @@ def lower(captured, registry: Registry, target: str, compute_dtype) -> Program:
             program.outputs = [environment[n] for n in captured.outputs]
         else:
             raise Refused(f"graph node {node.op} {node.target}")
-    return keep(program, program.name, program.inputs, program.instructions, program.outputs)
+    return builder.finish(keep(program, program.name, program.inputs, program.instructions, program.outputs))
 
 
 def _placeholder(node, captured, program: Program, compute_dtype) -> Value:

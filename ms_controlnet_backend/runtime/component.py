@@ -17,7 +17,7 @@ from .. import passes
 from ..capture import capture
 from ..compat.compile_cache import CompileCache
 from ..errors import Refused, refusal
-from ..hookspecs import Options, Site
+from ..hookspecs import Compiled, Options, Site
 from ..plugins import manager, registry
 from ..settings import OWNER, Settings
 from ..signature import Arguments
@@ -43,7 +43,7 @@ class MindSporeEngine:
     def __init__(self, target: Target, options: Options):
         self.target = target
         self.options = options
-        self.store = WeightStore(target)
+        self.store = WeightStore(target, keep_on_host=not options.release_host_weights)
         self.cache = SourceCache(options.cache_dir)
         self.compiled = CompileCache(self.cache.folder / "compiled")
         self.transfers = Transfers(target)
@@ -73,6 +73,14 @@ class MindSporeEngine:
         """:func:`.executable.build` with what belongs to this engine."""
         return executable.build(captured, tensors, registry(), self.transfers, self.store, self.cache, **options)
 
+    def tell(self, event: Compiled) -> None:
+        """A component was compiled."""
+        logger.info("%s compiled: capture %.1f s, MindSpore %.1f s", event.label, event.capture_s, event.compile_s)
+        try:
+            manager().hook.component_compiled(event=event)
+        except Exception as error:  # noqa: BLE001 - anything may go wrong in a foreign plugin
+            self.warn_once(f"a plugin's component_compiled failed: {refusal(error)}")
+
     def warn_once(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
@@ -80,7 +88,7 @@ class MindSporeEngine:
 
     def optimise(self, captured) -> None:
         """Run the graph passes of this device in place."""
-        passes.run(captured, registry().passes(self.target.device))
+        passes.run(captured, registry().passes(self.target.device, self.target.without))
 
     def evaluate(self, captured, tensors: list) -> list:
         """The outputs of a captured graph, compiled for this one run. tensors: in the structure's order. Raises
@@ -257,12 +265,7 @@ class Component:
         self._refused.pop(structure.key, None)
         self.stats.evicted += self._graphs.keep(structure.key, graph)
         self.stats.prologue_runs += graph.prologue.runs if graph.prologue else 0
-        event = graph.event
-        logger.info("%s compiled: capture %.1f s, MindSpore %.1f s", self.label, event.capture_s, event.compile_s)
-        try:
-            manager().hook.component_compiled(event=event)
-        except Exception as error:  # noqa: BLE001 - anything may go wrong in a foreign plugin
-            self._engine.warn_once(f"a plugin's component_compiled failed: {refusal(error)}")
+        self._engine.tell(graph.event)
         return output
 
     def _build(self, original, structure, tensors, settings):

@@ -117,26 +117,21 @@ def build(
     Raises Refused with MindSpore's message.
     """
     target = transfers.target
-    passes.run(captured, registry.passes(target.device))
+    passes.run(captured, registry.passes(target.device, target.without))
     operators = collections.Counter(str(n.target) for n in captured.graph.nodes if n.op == "call_function")
-    program = lower(captured, registry, target.device, target.compute_dtype)
+    program = lower(captured, registry, target.device, target.compute_dtype, target.without)
     places = dict(zip(program.inputs, captured.inputs.values()))
     owners = captured.structure.owners
     first, step = split(program, [v for v, i in places.items() if owners and owners[i] in constant])
     programs = {"Graph": step} if first is None else {"Prologue": first, "Graph": step}
-    source = codegen.generate(f"{captured.name} for {target.device}: generated, do not edit.", **programs)
+    header = f"{captured.name} for {target.device}: generated, do not edit."
+    source = codegen.generate(header, jit=target.jit, **programs)
     path = cache.write(captured.name, source)
     started = time.perf_counter()
 
     def cell(name):
-        weights = [
-            store.constant(t, v.name, v.shape)
-            if v in program.constants
-            else store.get(t, v.name, v.shape, program.prepared.get(v))
-            for v, t in programs[name].weights.items()
-        ]
+        weights = store.of(programs[name])
         parameters = tuple(w.parameter for w in weights)
-        mindspore_runtime.name_apart(parameters)
         key = ""
         if compiled is not None:
             inputs = [(v.shape, v.dtype) for v in programs[name].inputs]

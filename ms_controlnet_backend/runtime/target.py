@@ -22,28 +22,56 @@ _NAMES = {
 }
 
 
+_COMPUTED = {
+    "CPU": {"float16": "float32", "bfloat16": "float32"},
+    "Ascend": {"float64": "float32", "int64": "int32"},
+}
+"""device → what is computed in another dtype."""
+
+
 @dataclass(frozen=True)
 class Target:
-    """device: ``"CPU"`` or ``"Ascend"``.
+    """device: ``"CPU"`` or ``"Ascend"``. without: graph passes and rewrites, by name, that are not to be made.
+    own_memory: does the device have memory of its own, into which what is fed to a graph is copied? None: all but the
+    CPU have.
 
-    On CPU float16 and bfloat16 are computed in float32 (MindSpore has no bfloat16 CPU kernels, and its float16 ones are
-    slower than float32); a component's outputs keep the script's dtype. On Ascend every dtype is computed as it is.
-    own_memory: does the device have memory of its own, into which weights are copied? None: all but the CPU have.
+    What is computed in what; a component's outputs always have the script's dtypes:
+
+    ===========  ==========  ===============================================================================
+    the script   on CPU      on Ascend
+    ===========  ==========  ===============================================================================
+    float16      float32     float16; sums inside convolutions, products, norms and softmax are float32
+    bfloat16     float32     bfloat16, likewise
+    float32      float32     float32; attention by blocks of matrix products (the fused kernel has no float32)
+    float64      float64     float32: NPUs have no float64 units
+    int64        int64       int32: token ids, positions and time steps; a larger constant is refused
+    the others   the same    the same
+    ===========  ==========  ===============================================================================
+
+    Where upstream itself computes in float32 (time embeddings, a VAE with ``force_upcast``, ``upcast_attention``), the
+    graph says so and both devices do. On CPU MindSpore has no bfloat16 kernels, and its float16 ones are slower than
+    float32.
     """
 
     device: str
+    without: frozenset[str] = frozenset()
     own_memory: bool | None = None
 
     def __post_init__(self):
         if self.own_memory is None:
             object.__setattr__(self, "own_memory", self.device != "CPU")
 
+    @property
+    def jit(self) -> str:
+        """Arguments of ``mindspore.jit``. GE, which some versions take for some NPUs by default, is deprecated."""
+        return 'capture_mode="ast"' + ("" if self.device == "CPU" else ', jit_level="O0", backend="ms_backend"')
+
     def compute_dtype(self, dtype: torch.dtype) -> str:
         """torch dtype → MindSpore dtype name; Refused for one that has none (complex, quantised)."""
         if dtype not in _NAMES:
             raise Refused(f"dtype {dtype}")
         name = _NAMES[dtype]
-        return "float32" if self.device == "CPU" and name in ("float16", "bfloat16") else name
+        return _COMPUTED[self.device].get(name, name)
 
     def host_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The torch dtype in which a tensor is handed to the graph."""

@@ -47,7 +47,7 @@ class Transfers:
         host = t.detach().to(device="cpu", dtype=self.target.host_dtype(t.dtype)).contiguous()
         if single:
             host = host.clone()  # remembered by its value: it must not change with the memory it came from
-        value = mindspore_runtime.tensor(host.numpy())
+        value = mindspore_runtime.tensor(host)
         count.to_device += 1
         count.bytes_to_device += host.nbytes
         if key is not None:
@@ -56,7 +56,7 @@ class Transfers:
 
     def to_host(self, value, dtype: torch.dtype, count: Crossings) -> torch.Tensor:
         """A MindSpore tensor as a torch tensor of this dtype."""
-        host = torch.from_numpy(value.asnumpy())
+        host = torch.from_numpy(mindspore_runtime.to_host(value))
         count.to_host += 1
         count.bytes_to_host += host.nbytes
         return host.to(dtype)
@@ -65,5 +65,5 @@ class Transfers:
         """A MindSpore tensor of zeros, shared by all who ask: never to be written to."""
         key = shape, self.target.host_dtype(dtype)
         if key not in self._zeros:
-            self._zeros[key] = mindspore_runtime.tensor(torch.zeros(shape, dtype=key[1]).numpy())
+            self._zeros[key] = mindspore_runtime.tensor(torch.zeros(shape, dtype=key[1]))
         return self._zeros[key]

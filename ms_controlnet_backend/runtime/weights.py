@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..compat import mindspore_runtime
+from ..lowering.program import Program
 from .identity import identity, version_of
 from .resident import ResidentTensor, on_host, plain
 from .target import Target
@@ -36,9 +37,10 @@ def checksum(t: torch.Tensor) -> int:
 
 @dataclass
 class Weight:
-    """host: the contiguous array the Parameter lies on, in the shape the graph wants; None where it lies in a device's
-    own memory. shared: is that torch's memory? constant: belongs to one graph and never changes. prepare: from the
-    torch tensor to what the Parameter holds. faithful: can the torch tensor be had back from that, bit by bit?"""
+    """host: the contiguous array the Parameter lies on or was copied from, in the shape the graph wants; None where the
+    device alone has it. shared: is that torch's memory, and the Parameter's? own: the Parameter has memory of its own,
+    to which a change must be copied. constant: belongs to one graph and never changes. prepare: from the torch tensor
+    to what the Parameter holds. faithful: can the torch tensor be had back from that, bit by bit?"""
 
     parameter: Any
     host: torch.Tensor | None
@@ -49,7 +51,7 @@ class Weight:
     prepare: Callable[[torch.Tensor], torch.Tensor]
     size: int
     dtype: torch.dtype
-    device: str
+    own: bool = False
     faithful: bool = False
     constant: bool = False
     checksum: int = 0
@@ -70,7 +72,7 @@ class Weight:
         if unchanged and not (thoroughly and not self.shared and checksum(t) != self.checksum):
             self.version = version
             return False
-        self._write(self.prepare(t.detach()))
+        self._write(t)
         self.version, self.checksum = version, checksum(t)
         self.take_sample(t)
         return True
@@ -84,13 +86,15 @@ class Weight:
         """What the Parameter holds, in memory of its own."""
         if self.host is not None:
             return self.host.clone()
-        return torch.from_numpy(mindspore_runtime.read(self.parameter))
+        with mindspore_runtime.LOCK:
+            return torch.from_numpy(mindspore_runtime.to_host(self.parameter)).clone()
 
-    def _write(self, data: torch.Tensor) -> None:
-        if self.host is not None:
+    def _write(self, t: torch.Tensor) -> None:
+        data = self.prepare(t.detach())
+        if self.host is not None and self.host.data_ptr() != t.data_ptr():
             self.host.copy_(data)
-        else:
-            mindspore_runtime.write(self.parameter, data.numpy(), self.device)
+        if self.own:
+            mindspore_runtime.assign(self.parameter, data)
 
     def take_sample(self, t: torch.Tensor) -> None:
         """Remember some elements, spread evenly, of what was converted."""
@@ -109,10 +113,14 @@ class Weight:
 
 class WeightStore:
     """(torch tensor, shape) → Weight, for one target. A graph may want a weight reshaped (a convolution's as a
-    matrix): that is a view of the same memory, where a Reshape in the graph would copy it in every call."""
+    matrix): that is a view of the same memory, where a Reshape in the graph would copy it in every call.
 
-    def __init__(self, target: Target):
+    keep_on_host: a device with memory of its own takes up weights when it first needs them; until then, and after, the
+    host has them too."""
+
+    def __init__(self, target: Target, keep_on_host: bool = True):
         self._target = target
+        self._keep_on_host = keep_on_host
         self._weights: dict[tuple, Weight] = {}
 
     def get(self, t: torch.Tensor, name: str, shape: tuple[int, ...], prepare: Callable | None = None) -> Weight:
@@ -132,7 +140,18 @@ class WeightStore:
         weight.source, weight.constant = (lambda: t), True
         return weight
 
-    def of(self, t: torch.Tensor) -> list[Weight]:
+    def of(self, program: Program) -> list[Weight]:
+        """The Weights of a program, in its order."""
+        weights = [
+            self.constant(t, v.name, v.shape)
+            if v in program.constants
+            else self.get(t, v.name, v.shape, program.prepared.get(v))
+            for v, t in program.weights.items()
+        ]
+        mindspore_runtime.name_apart([w.parameter for w in weights])
+        return weights
+
+    def known(self, t: torch.Tensor) -> list[Weight]:
         """All Weights of a tensor."""
         return [w for key, w in self._weights.items() if key[0] == id(t) and w.source() is t]
 
@@ -155,16 +174,17 @@ class WeightStore:
         original = plain(t)
         with torch.no_grad():
             host = converted(original.detach())
-        shared = host.data_ptr() == original.data_ptr() and host.data_ptr() != 0
-        if shared and target.own_memory:
-            host, shared = host.clone(), False
+        shared = host.data_ptr() == original.data_ptr() and host.data_ptr() != 0 and not target.own_memory
+        if target.own_memory and target.device == "CPU":  # one that stands for a device: what has memory of its own
+            host = host.clone()
         # the same in every process: compiled graphs are found again by the names of their weights
         name = f"{name}.{'x'.join(map(str, shape))}.{prepare or ''}"
-        parameter = mindspore_runtime.parameter(host.numpy(), name, target.device)
+        away = not self._keep_on_host and target.device != "CPU"
+        parameter = mindspore_runtime.parameter(host, name, target.device if away else "CPU")
         weight = Weight(
-            parameter, host if target.device == "CPU" else None, shared, original.data_ptr(), version_of(original),
-            lambda: None, converted, t.numel(), dtype, target.device,
-            faithful=prepare is None and _holds(dtype, t.dtype), checksum=0 if shared else checksum(original),
+            parameter, None if away else host, shared, original.data_ptr(), version_of(original), lambda: None,
+            converted, t.numel(), dtype, own=target.own_memory, faithful=prepare is None and _holds(dtype, t.dtype),
+            checksum=0 if shared else checksum(original),
         )  # fmt: skip
         if not shared and t.numel():
             weight.take_sample(original)

@@ -5,8 +5,8 @@ import torch
 from ms_controlnet_backend.compat import mindspore_runtime
 
 from ms_controlnet_backend import codegen, plugins
-from ms_controlnet_backend.capture import CapturedWeight, captured_node
 from ms_controlnet_backend.lowering.samples import T
+from ms_controlnet_backend.lowering.trial import trial
 from ms_controlnet_backend.runtime import executable
 from ms_controlnet_backend.runtime.source_cache import SourceCache
 from ms_controlnet_backend.runtime.target import Target
@@ -15,37 +15,6 @@ from ms_controlnet_backend.runtime.weights import WeightStore
 
 BUILT_IN = [w for w in plugins.registry().lowerings.values() if w.target in (None, "CPU")]
 CASES = [pytest.param(w, s, id=f"{w.op}-{i}".replace("aten.", "")) for w in BUILT_IN for i, s in enumerate(w.samples)]
-
-
-def single_node_graph(op, args, kwargs, generator):
-    """A graph of one call of exactly this overload: (Captured, input tensors, what torch returns)."""
-    graph = torch.fx.Graph()
-    inputs, weights, tensors, values = {}, {}, [], {}
-
-    def place(a):
-        if isinstance(a, T):
-            value = a.make(generator)
-            node = graph.placeholder(f"p{len(values)}")
-            node.meta["val"] = values[node] = value
-            if a.weight:
-                weights[node] = CapturedWeight(node.name, torch.nn.Parameter(value))
-            else:
-                inputs[node] = len(tensors)
-                tensors.append(value)
-            return node
-        return [place(x) for x in a] if isinstance(a, list) else a
-
-    def real(a):
-        if isinstance(a, torch.fx.Node):
-            return values[a]
-        return [real(x) for x in a] if isinstance(a, list) else a
-
-    node_args = [place(a) for a in args]
-    expected = op(*(real(a) for a in node_args), **kwargs)
-    node = graph.call_function(op, tuple(node_args), dict(kwargs))
-    node.meta["val"] = expected
-    captured = captured_node("lowering_test", node, inputs, weights)
-    return captured, tensors, expected if isinstance(expected, (list, tuple)) else [expected]
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +27,7 @@ def cache(tmp_path_factory):
 def test_equals_torch(lowering, sample, cache, monkeypatch):
     monkeypatch.setattr("ms_controlnet_backend.passes.run", lambda captured, passes: None)
     target = Target("CPU")
-    captured, tensors, expected = single_node_graph(
+    captured, tensors, expected = trial(
         lowering.op, sample.args, sample.kwargs, torch.Generator().manual_seed(0)
     )
     _, got = executable.build(captured, tensors, plugins.registry(), Transfers(target), WeightStore(target), cache)
@@ -76,7 +45,7 @@ def test_generated_source_is_readable_and_deterministic(cache):
     sample = (T((2, 3, 4)), T((6, 4), weight=True), T((6,), weight=True))
     sources = []
     for _ in range(2):
-        captured, _, _ = single_node_graph(torch.ops.aten.linear.default, sample, {}, torch.Generator().manual_seed(0))
+        captured, _, _ = trial(torch.ops.aten.linear.default, sample, {}, torch.Generator().manual_seed(0))
         from ms_controlnet_backend.lowering.lower import lower
 
         program = lower(captured, plugins.registry(), "CPU", Target("CPU").compute_dtype)
@@ -102,7 +71,7 @@ def test_convolution_in_bands(cache, monkeypatch, stride, padding, dilation):
         [dilation] * 2,
     )
     op, target = torch.ops.aten.conv2d.default, Target("CPU")
-    captured, tensors, expected = single_node_graph(op, args, {}, torch.Generator().manual_seed(0))
+    captured, tensors, expected = trial(op, args, {}, torch.Generator().manual_seed(0))
     graph, got = executable.build(captured, tensors, plugins.registry(), Transfers(target), WeightStore(target), cache)
     assert open(graph.event.source).read().count("= Im2Col") > 2
     torch.testing.assert_close(got[0], expected[0], rtol=1e-5, atol=2e-6)
@@ -115,7 +84,7 @@ def test_attention_in_blocks(cache, monkeypatch):
     monkeypatch.setattr(attention, "SCORE_BYTES", 2 * 3 * 7 * 4 * 2)
     args = (T((2, 3, 5, 4)), T((2, 3, 7, 4)), T((2, 3, 7, 4)), T((5, 7)))
     op, target = torch.ops.aten.scaled_dot_product_attention.default, Target("CPU")
-    captured, tensors, expected = single_node_graph(op, args, {}, torch.Generator().manual_seed(0))
+    captured, tensors, expected = trial(op, args, {}, torch.Generator().manual_seed(0))
     graph, got = executable.build(captured, tensors, plugins.registry(), Transfers(target), WeightStore(target), cache)
     assert open(graph.event.source).read().count("= Softmax(") == 3
     torch.testing.assert_close(got[0], expected[0], rtol=1e-5, atol=2e-6)

@@ -1,0 +1,103 @@
+"""What MindSpore needs of a machine with an Ascend NPU: which device, its driver, and a CANN that it goes with."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+VARIABLES = ("ASCEND_DEVICE_ID", "DEVICE_ID", "LOCAL_RANK", "RANK_ID")
+"""What names the device where the script does not, the first that is set: the user's own choice, then the rank that
+accelerate and torchrun (LOCAL_RANK) or msrun (RANK_ID, over all machines) gave the process."""
+MEMORY = "MS_CONTROLNET_MEMORY"
+"""The most device memory that MindSpore may take, as it writes it: ``"30GB"``."""
+CANN = ("libge_runner", "libgraph", "libascendcl", "libhccl", "libruntime", "libmsprofiler", "libnnopbase", "libacl")
+DRIVER = ("libascend_hal", "libdrvdsmi", "libdcmi", "libc_sec", "libmmpa")
+"""Beginnings of the names of the libraries that CANN and the driver bring."""
+SET_ENV = "/usr/local/Ascend/ascend-toolkit/set_env.sh"
+
+
+def device_number(environment: Mapping[str, str], devices: int | None = None) -> int | None:
+    """The number of the device that the environment names, None where it names none. devices: how many this machine
+    has, for a rank that is counted over several machines. Raises ValueError, naming the variable."""
+    for name in VARIABLES:
+        text = environment.get(name, "")
+        if text:
+            if not text.isdigit():
+                raise ValueError(f"{name}={text!r} is no device number")
+            return int(text) % devices if name == "RANK_ID" and devices else int(text)
+    return None
+
+
+def advice(environment: Mapping[str, str], load_error: str, supported: list[str], root: Path = Path("/")) -> list[str]:
+    """What is missing for MindSpore to run on an NPU here, each with what to do; nothing where all is there.
+
+    load_error: what MindSpore says of the plugin it could not load. supported: versions of CANN it goes with.
+    """
+    found = []
+    if not list((root / "dev").glob("davinci[0-9]*")):
+        found.append(
+            "no NPU: there is no /dev/davinci*. Install the Ascend driver and firmware ('npu-smi info' then lists the "
+            "NPUs); in a container, start it with --device /dev/davinci0 --device /dev/davinci_manager"
+        )
+    home = environment.get("ASCEND_HOME_PATH") or environment.get("ASCEND_TOOLKIT_HOME")
+    libraries = re.findall(r"(lib\w+)\.so[\w.]*: cannot open shared object file", load_error)
+    missing = [name for name in libraries if name.startswith(CANN)]
+    goes_with = (
+        f"MindSpore goes with CANN {', '.join(supported)}" if supported else "see https://www.mindspore.cn/install"
+    )
+    if missing and home is None:
+        set_env = root / SET_ENV.lstrip("/")
+        do = f"run: source {SET_ENV}" if set_env.is_file() else f"install the CANN toolkit and kernels ({goes_with})"
+        found.append(f"CANN is not in reach ({missing[0]}.so is not found): {do}")
+    elif missing:
+        found.append(f"CANN in {home} lacks {missing[0]}.so: reinstall the toolkit; {goes_with}")
+    for name in libraries:
+        if name.startswith(DRIVER):
+            found.append(f"the driver's {name}.so is not found: install the Ascend driver, or add its lib64 folders "
+                         "(/usr/local/Ascend/driver/lib64/driver, …/common) to LD_LIBRARY_PATH")  # fmt: skip
+    version = cann_version(Path(home)) if home else None
+    if version and supported and version not in supported:
+        found.append(f"CANN {version} in {home} does not go with this MindSpore: {goes_with}")
+    if load_error and not found:
+        found.append(f"MindSpore could not load its Ascend plugin: {load_error.splitlines()[0]}")
+    return found
+
+
+def cann_version(home: Path) -> str | None:
+    """``"8.5"`` of the CANN in a folder, None where it does not say."""
+    try:
+        text = (home / "compiler" / "version.info").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^Version=(\d+\.\d+)", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def load_error() -> str:
+    """What MindSpore says of the plugins it could not load."""
+    from .mindspore_runtime import mindspore
+
+    try:
+        return str(mindspore().context.MSContext.get_instance().load_plugin_error())
+    except AttributeError:  # another version
+        return ""
+
+
+def supported_cann() -> list[str]:
+    """Versions of CANN that the installed MindSpore says it goes with."""
+    from .mindspore_runtime import mindspore
+
+    mindspore()
+    try:
+        from mindspore.run_check._check_version import AscendEnvChecker
+
+        return list(AscendEnvChecker("").version)
+    except (ImportError, AttributeError, TypeError):  # another version
+        return []
+
+
+def here() -> list[str]:
+    """:func:`advice` for this machine."""
+    return advice(os.environ, load_error(), supported_cann())

@@ -1,0 +1,47 @@
+"""Weights changed once, before they are fed, so that the graph need not change what it computes with them.
+
+Each is a function from the torch tensor to the one fed; equal ones on one weight share their result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class PadHeads:
+    """(heads * size, …) → (heads * width, …): zeros at the end of each head of a projection's output."""
+
+    heads: int
+    width: int
+
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+        size = weight.shape[0] // self.heads
+        parts = weight.reshape(self.heads, size, *weight.shape[1:])
+        padded = parts.new_zeros(self.heads, self.width, *weight.shape[1:])
+        padded[:, :size] = parts
+        return padded.flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class PadColumns:
+    """(out, heads * size) → (out, heads * width): what takes padded heads, and gives their zeros no weight."""
+
+    heads: int
+    width: int
+
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+        return PadHeads(self.heads, self.width)(weight.t()).t()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows start … stop-1 of a weight: the part of a projection's outputs."""
+
+    start: int
+    stop: int
+
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight[self.start : self.stop]

@@ -1,0 +1,72 @@
+"""Components captured with given arguments and lowered for Ascend, without any pipeline around them."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import dataclass
+
+import torch
+from ms_controlnet_backend.compat import ascend_kernels, mindir
+from torch.utils import _pytree as pytree
+
+from ms_controlnet_backend import passes, plugins
+from ms_controlnet_backend.capture import capture
+from ms_controlnet_backend.lowering.lower import lower
+from ms_controlnet_backend.lowering.prologue import split
+from ms_controlnet_backend.runtime import mindir as runtime_mindir
+from ms_controlnet_backend.runtime.source_cache import SourceCache
+from ms_controlnet_backend.runtime.target import Target
+from ms_controlnet_backend.signature import Arguments
+
+_numbers = itertools.count()
+
+
+@dataclass
+class Graph:
+    """program: everything. step: what is left of it in every step; first: what is computed once a run, or None."""
+
+    program: object
+    first: object
+    step: object
+    tensors: list
+    target: Target
+
+
+def graph(component, args=(), kwargs=None, site=0, without=()) -> Graph:
+    """Of the site'th module that the component's adapter names, called with these arguments."""
+    site = plugins.registry().adapter(component).sites(component, type(component).__name__)[site]
+    forward, target = site.module.forward, Target("Ascend", frozenset(without))
+    structure, tensors = Arguments(forward, site.scalars).split(args, kwargs or {})
+    captured = capture(site.label, site.module, forward, structure, tensors)
+    registry = plugins.registry()
+    passes.run(captured, registry.passes(target.device, target.without))
+    program = lower(captured, registry, target.device, target.compute_dtype, target.without)
+    owners = structure.owners
+    fixed = [v for v, i in zip(program.inputs, captured.inputs.values()) if owners[i] in site.constant]
+    first, step = split(program, fixed)
+    return Graph(program, first, step, [tensors[i] for i in captured.inputs.values()], target)
+
+
+def in_float32(module, args=(), kwargs=None) -> list:
+    """What torch returns for the same weights and arguments in float32: the tensors."""
+    wide = lambda x: x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x  # noqa: E731
+    args, kwargs = pytree.tree_map(wide, (tuple(args), kwargs or {}))
+    with torch.no_grad():
+        out = copy.deepcopy(module).float()(*args, **kwargs)
+    return [x for x in pytree.tree_leaves(out) if isinstance(x, torch.Tensor)]
+
+
+def exported(program, target, folder):
+    """Primitive → calls, after ``mindspore.export``: MindSpore's own inference of shapes and dtypes passed."""
+    path = folder / f"{next(_numbers)}.mindir"
+    files = runtime_mindir.write(program, path, target, SourceCache(folder / "sources"))
+    calls = mindir.primitives(mindir.graph_file(files))
+    for file in files:
+        file.unlink()
+    return calls
+
+
+def kernels(calls) -> int:
+    """How many of the calls a kernel answers."""
+    return sum(n for name, n in calls.items() if name not in ascend_kernels.FREE)

@@ -1,0 +1,109 @@
+"""Whole components as they are for Ascend: emulated and compared with torch, exported, every primitive with a kernel,
+kernels counted."""
+
+import pytest
+import torch
+from ascend import cases, emulator, graphs
+from ascend.test_lowerings import lowered
+from ms_controlnet_backend.compat import ascend_kernels
+
+from ms_controlnet_backend.lowering.ascend import REWRITES
+from ms_controlnet_backend.lowering.ascend.work import work
+from ms_controlnet_backend.lowering.samples import T
+
+RELATIVE = 1e-2  # root mean square of the difference, of that of torch's output: float16 through a whole component
+
+
+@pytest.fixture(scope="module", params=cases.TINY)
+def case(request):
+    name = request.param
+    component, args, kwargs = cases.TINY[name]()
+    return name, component, args, kwargs, graphs.graph(component, args, kwargs, cases.SITES.get(name, 0))
+
+
+def module_of(name, component):
+    return {"vae.encoder": lambda: component.encoder, "vae.decoder": lambda: component.decoder,
+            "safety_checker": lambda: component.vision_model}.get(name, lambda: component)()  # fmt: skip
+
+
+def close(got, expected, limit=RELATIVE):
+    for g, e in zip(got, expected, strict=True):
+        error = (g.float() - e.float()).square().mean().sqrt() / e.float().square().mean().sqrt()
+        assert e.std() > 1e-3 and error < limit, error
+
+
+def test_equals_torch(case):
+    """The whole program, and prologue and step one after the other."""
+    name, component, args, kwargs, made = case
+    expected = graphs.in_float32(module_of(name, component), args, kwargs)
+    close(emulator.run(made.program, made.tensors, made.target), expected)
+    if made.first is not None:
+        known = dict(zip(made.program.inputs, made.tensors))
+        once = emulator.run(made.first, [known[v] for v in made.first.inputs], made.target)
+        known |= dict(zip(made.first.outputs, once))
+        close(emulator.run(made.step, [known[v] for v in made.step.inputs], made.target), expected)
+
+
+def test_exports_and_every_primitive_has_a_kernel(case, tmp_path):
+    *_, made = case
+    for program in filter(None, (made.first, made.step)):
+        calls = graphs.exported(program, made.target, tmp_path)
+        assert ascend_kernels.missing(calls) == []
+        assert graphs.kernels(calls) == len(work(program))
+
+
+SAVED = {  # rewrite → (component, kernels of a step without it)
+    "transposes": ("unet", 270),
+    "attention": ("unet", 246),
+    "padded_projections": ("unet", 214),
+    "split_projections": ("unet", 202),
+    "add_layer_norm": ("unet", 206),
+    "casts": ("controlnet", 114),
+}
+WITH_ALL = {"unet": 198, "controlnet": 110}
+
+
+@pytest.mark.parametrize("rewrite", SAVED)
+def test_every_rewrite_saves_kernels_and_changes_no_number(rewrite, tmp_path):
+    name, without = SAVED[rewrite]
+    component, args, kwargs = cases.TINY[name]()
+    made = graphs.graph(component, args, kwargs)
+    plain = graphs.graph(component, args, kwargs, without={rewrite})
+    assert [len(work(g.step)) for g in (made, plain)] == [WITH_ALL[name], without] and WITH_ALL[name] < without
+    assert sum(w.moved for w in work(made.step)) < sum(w.moved for w in work(plain.step))
+    if rewrite != "casts":  # equal ones MindSpore merges itself
+        assert graphs.kernels(graphs.exported(plain.step, plain.target, tmp_path)) == without
+    close(emulator.run(plain.program, plain.tensors, plain.target), graphs.in_float32(component, args, kwargs))
+
+
+def test_constants_are_folded():
+    """Of a norm without weights: ones and zeros."""
+    op, args = torch.ops.aten.layer_norm.default, (T((2, 3, 6)), [6])
+    programs = [lowered(op, args, {}, torch.float16, without)[0] for without in ((), ("constants",))]
+    assert [len(work(p)) for p in programs] == [1, 3]
+    assert set(SAVED) | {"constants"} == set(REWRITES)
+
+
+BUDGET = {  # kernels: in a step, once a run
+    "unet": (631, 32),
+    "controlnet": (298, 29),
+    "vae.encoder": (91, 0),
+    "vae.decoder": (119, 0),
+    "text_encoder": (161, 0),
+    "xl unet": (0, 0),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUDGET)
+def test_full_size(name, tmp_path):
+    """Stable Diffusion 1.5 and XL in float16 at 512 and 1024 px export, with a kernel for every primitive, in no more
+    kernels than are budgeted."""
+    made = graphs.graph(*cases.FULL[name](), cases.SITES.get(name, 0))
+    for program, budget in zip((made.step, made.first), BUDGET[name]):
+        if program is None:
+            assert budget == 0
+            continue
+        calls = graphs.exported(program, made.target, tmp_path)
+        assert ascend_kernels.missing(calls) == []
+        assert graphs.kernels(calls) == len(work(program)) <= budget

@@ -1,0 +1,86 @@
+"""``ms-controlnet verify``: what is right passes, what is wrong is named."""
+
+import json
+
+import models
+import pytest
+import torch
+from ms_controlnet_backend.compat import diffusers_calls
+
+from ms_controlnet_backend import binding, cli, plugins
+from ms_controlnet_backend.hookspecs import Lowering
+from ms_controlnet_backend.verify import verify
+
+SILU, GELU, CONV = (getattr(torch.ops.aten, n).default for n in ("silu", "gelu", "conv2d"))
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Only some operators are verified."""
+    monkeypatch.setattr(plugins.Registry, "overloads", lambda self, target: [SILU, GELU, CONV])
+
+
+@pytest.fixture
+def engine(clean, tmp_path):
+    return binding.build("mindspore", device="cpu", cache_dir=str(tmp_path / "sources"))
+
+
+def replaced(monkeypatch, op, function):
+    table = plugins.registry().lowerings
+    monkeypatch.setitem(table, (op, None), Lowering(op, function, table[op, None].samples))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_right(few, engine, dtype):
+    report = verify(engine, dtypes=[dtype])
+    assert report.ok and len(report.operators) == 11 and all(f.error <= f.limit for f in report.operators)
+    assert max(f.error for f in report.operators) > 0 and report.lines()[-1] == "VERIFIED"
+
+
+def test_wrong(few, engine, monkeypatch):
+    def failing(b, x, approximate):
+        return b.call("NoSuchPrimitive", x)
+
+    replaced(monkeypatch, SILU, lambda b, x: b.mul(x, b.unary("Sigmoid", b.mul(x, 1.02))))
+    replaced(monkeypatch, GELU, failing)
+    report = verify(engine)
+    wrong = {f.name: f for f in report.operators if not f.ok}
+    assert set(wrong) == {"aten.silu.default-0", "aten.gelu.default-0", "aten.gelu.default-1"}
+    assert wrong["aten.silu.default-0"].error > 1e-3 and not wrong["aten.silu.default-0"].problem
+    assert "NoSuchPrimitive" in wrong["aten.gelu.default-0"].problem
+    text = "\n".join(report.lines())
+    assert "NOT VERIFIED" in text and "! aten.silu.default-0 float32" in text
+    assert "operators: 8 of 11" in text and "aten.conv2d" not in text
+
+
+def test_components(few, engine, monkeypatch):
+    class Printing(torch.nn.Module):
+        def forward(self, x):
+            return x if x.sum().item() > 0 else -x
+
+    pipe = models.pipeline()
+    pipe.vae.decoder.conv_act = Printing()
+    monkeypatch.setattr(plugins.Registry, "overloads", lambda self, target: [])
+    replaced(monkeypatch, SILU, lambda b, x: b.mul(x, b.unary("Sigmoid", b.mul(x, 1.02))))
+    report = verify(engine, pipe, diffusers_calls.example(pipe, 64) | {"num_inference_steps": 2})
+    found = {f.name: f for f in report.components}
+    assert {n for n, f in found.items() if f.ok} == {"text_encoder"}
+    assert found["vae.decoder"].problem == "stayed on torch"
+    assert found["unet"].error > found["unet"].limit and found["unet"].seconds > 0
+
+
+def test_a_call_that_fails(few, engine):
+    pipe = models.pipeline()
+    report = verify(engine, pipe, {"prompt": "a house"})  # no picture
+    assert not report.ok and report.components[-1].name == "the pipeline's call" and report.components[-1].problem
+
+
+def test_command(few, clean, tmp_path, capsys):
+    stem = tmp_path / "report"
+    assert cli.main(["verify", "--device", "cpu", "--report", str(stem)]) == 0
+    out = capsys.readouterr().out
+    saved = json.loads(stem.with_suffix(".json").read_text())
+    assert saved["format"] == 1 and saved["ok"] and saved["versions"]["torch"] and saved["device"] == "MindSpore on CPU"
+    assert {c["name"] for c in saved["components"]} == {"text_encoder", "controlnet", "unet", "vae.decoder"}
+    assert stem.with_suffix(".txt").read_text() == out
+    assert cli.main(["verify", str(tmp_path / "nothing")]) == 2
