@@ -9,6 +9,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("MS_CONTROLNET_THREADS", "1")
 
 import models  # noqa: E402
 import pytest  # noqa: E402
@@ -16,8 +19,10 @@ import pytest  # noqa: E402
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory):
-    """Generated sources of the tests go to a folder of their own."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Generated sources of the tests go to a folder of their own, which the workers of pytest-xdist share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
     os.environ["MS_CONTROLNET_CACHE"] = str(folder)
     return folder
 
