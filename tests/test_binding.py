@@ -33,6 +33,7 @@ def shared():
 
 def traces(pipe):
     """Everything that enabling could leave something on, by identity."""
+    import safetensors.numpy  # noqa: F401 - MindSpore imports it, which leaves an attribute on the package
     from diffusers import DiffusionPipeline
 
     objects = {"pipeline class": DiffusionPipeline, "pipeline": pipe}
