@@ -74,7 +74,7 @@ def results(request, tmp_path_factory, cache_folder):
     results = Results(script_checkpoints.write(tmp_path_factory.mktemp("scripts")))
     jobs = {"torch": set(), "mindspore": set(), "bent": set(), "command": set()}
     for item in request.session.items:
-        if item.module is request.module:
+        if getattr(item, "module", None) is request.module:
             for side in ("torch", item.function.side):
                 jobs[side].add(item.callspec.params["name"])
     cores = min(4, max(2, len(os.sched_getaffinity(0))))  # a process needs about 1.5 GB
@@ -83,8 +83,10 @@ def results(request, tmp_path_factory, cache_folder):
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(cores) as pool:
         for variable in ("OMP_NUM_THREADS", "MS_CONTROLNET_THREADS"):
             patch.setenv(variable, "1")
-        list(pool.map(results.run, *zip(*((s, i) for i, s in enumerate(shares) if s))))
-        list(pool.map(results.run_command, sorted(jobs["command"])))
+        running = [pool.submit(results.run, share, number) for number, share in enumerate(shares) if share]
+        running += [pool.submit(results.run_command, name) for name in sorted(jobs["command"])]
+        for one in running:
+            one.result()
     return results
 
 

@@ -17,7 +17,7 @@ generator = [torch.Generator(device="cpu").manual_seed(2) for _ in prompts]
 output = pipe(
     prompts,
     control,
-    negative_prompt=["monochrome, blurry"] * len(prompts),
+    negative_prompt=["fog"] * len(prompts),
     generator=generator,
     num_inference_steps=5,
 )

@@ -15,10 +15,10 @@ pipeline.load_ip_adapter("tiny/ip-adapter", subfolder="models", weight_name="ip-
 for scale in (0.6, {"down": 0.2, "up": {"block_0": [0.0, 0.9]}}):
     pipeline.set_ip_adapter_scale(scale)
     image = pipeline(
-        prompt="best quality",
+        prompt="a chapel on a hill",
         image=load_image("pictures/depth.png"),
         ip_adapter_image=load_image("pictures/style.png"),
-        negative_prompt="lowres",
+        negative_prompt="grey",
         num_inference_steps=5,
         generator=torch.Generator(device="cpu").manual_seed(33),
     ).images[0]

@@ -15,11 +15,11 @@ pipe.enable_xformers_memory_efficient_attention()
 pipe.enable_model_cpu_offload()
 
 image = pipe(
-    "a giant in a meadow",
+    "two elms and a gate",
     [load_image("pictures/canny.png"), load_image("pictures/depth.png")],
     num_inference_steps=5,
     generator=torch.Generator(device="cpu").manual_seed(1),
-    negative_prompt="monochrome, lowres",
+    negative_prompt="fog",
     controlnet_conditioning_scale=[1.0, 0.8],
 ).images[0]
-image.save("giant.png")
+image.save("elms.png")

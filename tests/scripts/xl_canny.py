@@ -10,8 +10,8 @@ pipe = StableDiffusionXLControlNetPipeline.from_pretrained(
 )
 pipe.enable_model_cpu_offload()
 image = pipe(
-    "aerial view of a glass dome",
-    negative_prompt="low quality, sketches",
+    "a glass dome in the desert, seen from a balloon",
+    negative_prompt="unfinished, noisy",
     image=load_image("pictures/canny.png"),
     controlnet_conditioning_scale=0.5,
     num_inference_steps=5,
