@@ -17,7 +17,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     run = commands.add_parser("run", help="run a script with the backend enabled")
-    run.add_argument("--device", help="cpu or ascend (default: ascend where there is one)")
+    run.add_argument("--device", help="cpu, ascend or ascend:NUMBER (default: ascend where there is one)")
     run.add_argument("--backend", default="mindspore", help="mindspore, torch or a plugin's")
     run.add_argument("--strict", action="store_true", help="fail where a component cannot be compiled")
     run.add_argument("-v", "--verbose", action="store_true", help="say what is compiled")
