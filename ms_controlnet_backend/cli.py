@@ -92,15 +92,14 @@ def _add_target(command) -> None:
     """What is compiled for; the device itself need not be there."""
     command.add_argument("--target", default="CPU", help="CPU or Ascend (%(default)s)")
     command.add_argument("--dtype", help="of the pipeline (float16 for Ascend, float32 for CPU)")
-    command.add_argument("--without", default="", metavar="NAMES", help="graph passes and rewrites to leave out")
+    command.add_argument("--without", metavar="NAMES", help="passes and rewrites to leave out, by commas")
 
 
 def _target(options):
     from .compat import mindspore_runtime
-    from .runtime.target import Target
+    from .runtime.target import target
 
-    names = frozenset(name for name in options.without.split(",") if name)
-    return Target(mindspore_runtime.canonical_device(options.target), names)
+    return target(mindspore_runtime.canonical_device(options.target), options.without)
 
 
 def _load(options, target):

@@ -18,8 +18,8 @@ casts                      0  the same; of the ControlNet's 298 kernels +12
 
 Not done, for a reason: queries, keys and values in one product. The kernel of the attention does not read them side by
 side, so they would have to be cut apart again: at 64 x 64 positions 62 MB instead of 35 MB for one kernel less.
-GroupNorm with SiLU, and GEGLU, are fused operators of CANN's that MindSpore has no primitive for; its FFNExt has a GEGLU,
-but which half it takes for the gate, and which GELU, is not documented and cannot be tried here.
+GroupNorm with SiLU, and GEGLU, are fused operators of CANN's that MindSpore has no primitive for; its FFNExt has a
+GEGLU, but which half it takes for the gate, and which GELU, it does not document, and it cannot be tried here.
 """
 
 REWRITES = {
