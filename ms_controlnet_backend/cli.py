@@ -19,7 +19,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     run = commands.add_parser("run", help="run a script with the backend enabled")
-    run.add_argument("--device", help="cpu or ascend (default: ascend where there is one)")
+    run.add_argument("--device", help="cpu, ascend or ascend:NUMBER (default: ascend where there is one)")
     run.add_argument("--backend", default="mindspore", help="mindspore, torch or a plugin's")
     run.add_argument("--strict", action="store_true", help="fail where a component cannot be compiled")
     run.add_argument("--redirect", action=argparse.BooleanOptionalAction, help=REDIRECT)
@@ -96,15 +96,14 @@ def _add_target(command) -> None:
     """What is compiled for; the device itself need not be there."""
     command.add_argument("--target", default="CPU", help="CPU or Ascend (%(default)s)")
     command.add_argument("--dtype", help="of the pipeline (float16 for Ascend, float32 for CPU)")
-    command.add_argument("--without", default="", metavar="NAMES", help="graph passes and rewrites to leave out")
+    command.add_argument("--without", metavar="NAMES", help="passes and rewrites to leave out, by commas")
 
 
 def _target(options):
     from .compat import mindspore_runtime
-    from .runtime.target import Target
+    from .runtime.target import target
 
-    names = frozenset(name for name in options.without.split(",") if name)
-    return Target(mindspore_runtime.canonical_device(options.target), names)
+    return target(mindspore_runtime.canonical_device(options.target), options.without)
 
 
 def _load(options, target):

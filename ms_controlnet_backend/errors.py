@@ -13,6 +13,10 @@ class UnknownDevice(BackendError, ValueError):
     """A device name the backend does not know."""
 
 
+class UnknownRewrite(BackendError, ValueError):
+    """A graph pass or rewrite that is to be left out and does not exist."""
+
+
 class DeviceUnavailable(BackendError):
     """A known device that this machine (or this MindSpore build) does not have."""
 

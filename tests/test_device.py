@@ -7,8 +7,8 @@ import pytest
 import torch
 from ms_controlnet_backend.compat import ascend, mindspore_runtime
 
-from ms_controlnet_backend.errors import DeviceUnavailable, UnknownDevice
-from ms_controlnet_backend.runtime.target import Target
+from ms_controlnet_backend.errors import DeviceUnavailable, UnknownDevice, UnknownRewrite
+from ms_controlnet_backend.runtime.target import WITHOUT, Target, target
 from ms_controlnet_backend.runtime.weights import WeightStore
 
 
@@ -141,6 +141,13 @@ def test_this_machine():
     if mindspore_runtime.available("Ascend"):
         pytest.skip("there is an NPU")
     assert any("no NPU" in what for what in ascend.here()) and any("CANN" in what for what in ascend.here())
+
+
+def test_what_is_left_out(monkeypatch):
+    monkeypatch.setenv(WITHOUT, "merge_duplicates, attention")
+    assert target("Ascend").without == {"merge_duplicates", "attention"} and target("Ascend", "").without == set()
+    with pytest.raises(UnknownRewrite, match="rewrite attention for CPU; known: drop_no_ops, fold_constants"):
+        target("CPU")
 
 
 def test_a_weight_on_a_device_of_its_own_is_uploaded_again():

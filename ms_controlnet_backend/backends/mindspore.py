@@ -24,9 +24,9 @@ def build(options: Options):
     versions.require("mindspore", "numpy", "torch", "diffusers", "transformers")
     device = mindspore_runtime.select_device(options.device)
     from ..runtime.component import MindSporeEngine
-    from ..runtime.target import Target
+    from ..runtime.target import target
 
-    return MindSporeEngine(Target(device), options)
+    return MindSporeEngine(target(device), options)
 
 
 @hookimpl

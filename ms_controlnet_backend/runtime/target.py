@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
 
-from ..errors import Refused
+from ..errors import Refused, UnknownRewrite
+from ..lowering.ascend import REWRITES
+from ..plugins import registry
+
+WITHOUT = "MS_CONTROLNET_WITHOUT"
+"""Environment variable: graph passes and rewrites that are not to be made, with commas between."""
 
 _NAMES = {
     torch.float16: "float16",
@@ -76,3 +82,15 @@ class Target:
     def host_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The torch dtype in which a tensor is handed to the graph."""
         return getattr(torch, self.compute_dtype(dtype))
+
+
+def target(device: str, names: str | None = None) -> Target:
+    """The Target without the passes and rewrites of these names, with commas between (None: $MS_CONTROLNET_WITHOUT).
+    Raises UnknownRewrite, which lists the known ones."""
+    text = os.environ.get(WITHOUT, "") if names is None else names
+    without = frozenset(name.strip() for name in text.split(",") if name.strip())
+    known = {p.name for p in registry().passes(device)} | (set(REWRITES) if device == "Ascend" else set())
+    if not without <= known:
+        unknown = ", ".join(sorted(without - known))
+        raise UnknownRewrite(f"no graph pass or rewrite {unknown} for {device}; known: {', '.join(sorted(known))}")
+    return Target(device, without)

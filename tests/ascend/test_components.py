@@ -52,6 +52,41 @@ def test_exports_and_every_primitive_has_a_kernel(case, tmp_path):
         assert graphs.kernels(calls) == len(work(program))
 
 
+def test_bfloat16(tmp_path):
+    component, args, kwargs = cases.TINY["xl controlnet"]()
+    brain = lambda x: x.bfloat16() if isinstance(x, torch.Tensor) and x.dtype == torch.float16 else x  # noqa: E731
+    args, kwargs = torch.utils._pytree.tree_map(brain, (args, kwargs))
+    made = graphs.graph(component.bfloat16(), args, kwargs)
+    assert {"bfloat16", "float32"} >= {w.dtype for w in work(made.program)} > {"float32"}
+    close(emulator.run(made.program, made.tensors, made.target), graphs.in_float32(component, args, kwargs), 5e-2)
+    assert ascend_kernels.missing(graphs.exported(made.program, made.target, tmp_path)) == []
+
+
+def test_float32_is_computed_in_float32(tmp_path):
+    """What a VAE is that upstream upcasts: its attention by blocks of matrix products."""
+    component, args, kwargs = cases.TINY["vae.decoder"]()
+    args = [a.float() for a in args]
+    made = graphs.graph(component.float(), args, kwargs, cases.SITES["vae.decoder"])
+    calls = [i.callee for i in made.program.instructions]
+    assert "ops.flash_attention_score" not in calls and "Softmax" in calls
+    assert {w.dtype for w in work(made.program)} == {"float32"}
+    close(emulator.run(made.program, made.tensors, made.target), graphs.in_float32(component.decoder, args), 1e-5)
+    assert ascend_kernels.missing(graphs.exported(made.program, made.target, tmp_path)) == []
+
+
+def test_lora(tmp_path):
+    """A projection that is a sum: its heads are padded by a kernel."""
+    peft = pytest.importorskip("peft")
+    component, args, kwargs = cases.TINY["unet"]()
+    component.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    made = graphs.graph(component.half(), args, kwargs)
+    calls = [i.callee for i in made.program.instructions]
+    attentions = calls.count("ops.flash_attention_score")
+    assert calls.count("mint.nn.functional.pad") == 2 * attentions > 0  # the keys' weights are padded still
+    close(emulator.run(made.program, made.tensors, made.target), graphs.in_float32(component, args, kwargs))
+    assert ascend_kernels.missing(graphs.exported(made.program, made.target, tmp_path)) == []
+
+
 SAVED = {  # rewrite → (component, kernels of a step without it)
     "transposes": ("unet", 270),
     "attention": ("unet", 246),
@@ -90,7 +125,7 @@ BUDGET = {  # kernels: in a step, once a run
     "vae.encoder": (91, 0),
     "vae.decoder": (119, 0),
     "text_encoder": (161, 0),
-    "xl unet": (0, 0),
+    "xl unet": (1404, 154),
 }
 
 
