@@ -23,6 +23,9 @@ SCRIPTS = sorted(p.stem for p in (HERE / "scripts").glob("*.py"))
 COMMAND = Path(sys.executable).with_name("ms-controlnet")
 BY_COMMAND = ["sd_canny_offload", "xl_inpaint"]
 BENT = ["sd_depth_cuda", "sd_canny_offload"]  # in float32 and in float16
+ON_TORCH = {  # components that stay on torch, and what the one warning says
+    "xl_ip_adapter": {"image_encoder": "gradients are enabled and wanted"},  # called outside the pipeline's no_grad
+}
 SAME_TWICE = {"sd_save_and_reload"}  # saved, loaded, drawn again
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -126,7 +129,7 @@ def assert_same_pictures(results: Results, side: str, name: str) -> None:
 @on("mindspore")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_same_pictures(results, name):
-    """… with every component on MindSpore from the first call to the last."""
+    """… with every component on MindSpore from the first call to the last, save those of ON_TORCH."""
     report = results.report("mindspore", name)
     assert results.report("torch", name)["error"] is None and report["error"] is None, report["error"]
     stats, drawn = report["stats"], list(results.pictures("torch", name).values())
@@ -135,7 +138,11 @@ def test_same_pictures(results, name):
           f"processor time {report['processor_seconds']:.1f} s")  # fmt: skip
     assert stats["unet"]["calls"] >= 4 and stats["vae.decoder"]["calls"] >= 1
     assert any(label.startswith(("controlnet", "adapter")) and s["calls"] for label, s in stats.items())
-    assert not any(s["fallbacks"] for s in stats.values()) and not report["warnings"]
+    excused = ON_TORCH.get(name, {})
+    assert {label for label, s in stats.items() if s["fallbacks"]} == set(excused), report["warnings"]
+    assert len(report["warnings"]) == len(excused)
+    for warning, (label, reason) in zip(report["warnings"], excused.items()):
+        assert warning.startswith(f"{label} stays on torch: ") and reason in warning
     assert_same_pictures(results, "mindspore", name)
     for a, b in itertools.combinations(drawn, 2):
         assert name in SAME_TWICE or np.abs(a - b).max() > 2, "what the script changes changes nothing"

@@ -9,7 +9,7 @@ pipe = StableDiffusionXLControlNetInpaintPipeline.from_pretrained(
 pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
 pipe.enable_sequential_cpu_offload()
 image = pipe(
-    "a fluffy rabbit",
+    "a stack of hats",
     image=load_image("pictures/house.png"),
     mask_image=load_image("pictures/mask.png"),
     control_image=load_image("pictures/canny.png"),
@@ -18,4 +18,4 @@ image = pipe(
     eta=1.0,
     generator=torch.Generator(device="cpu").manual_seed(1),
 ).images[0]
-image.save("rabbit.png")
+image.save("hats.png")

@@ -12,11 +12,11 @@ pipe = StableDiffusionXLControlNetPipeline.from_pretrained(
 pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
 pipe.enable_model_cpu_offload()
 image = pipe(
-    "a rabbit in a deck chair",
-    negative_prompt="lowres, deformed",
+    "a deck chair in the surf",
+    negative_prompt="grey, foggy",
     image=[load_image("pictures/depth.png"), load_image("pictures/canny.png")],
     num_inference_steps=4,
     controlnet_conditioning_scale=[0.5, 0.8],
     generator=torch.Generator(device="cpu").manual_seed(1),
 ).images[0]
-image.save("rabbit.png")
+image.save("surf.png")

@@ -9,7 +9,7 @@ pipe.to("cuda")
 pipe.enable_xformers_memory_efficient_attention()
 image = pipe(
     "a mosaic of a dolphin",
-    negative_prompt="anime, glitch",
+    negative_prompt="photograph",
     image=load_image("pictures/canny.png"),
     num_inference_steps=5,
     guidance_scale=5.0,
