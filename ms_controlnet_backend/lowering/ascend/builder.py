@@ -13,7 +13,7 @@ import torch
 from ...errors import Unsupported
 from ..builder import Builder
 from ..program import FLOATS, DType, Program, Value
-from .fuse import fuse
+from .fuse import LINEAR, SLICE, fuse
 
 INT32 = torch.iinfo(torch.int32)
 FOLDED = 2**16
@@ -109,7 +109,7 @@ class AscendBuilder(Builder):
         shape = x.shape[:axis] + (length,) + x.shape[axis + 1 :]
         if step != 1:
             return self.select(x, axis, self.constant(torch.arange(start, stop, step, dtype=torch.int32)))
-        return self.call("ops.auto_generate.slice_ext_op", x, axis, start, stop, 1, shape=shape)
+        return self.call(SLICE, x, axis, start, stop, 1, shape=shape)
 
     def select(self, x: Value, axis: int, index: Value) -> Value:
         """The entries along an axis that a vector of numbers names."""
@@ -139,7 +139,7 @@ class AscendBuilder(Builder):
         """(input, weight, bias) if ``x`` is, but for its shape, a linear layer's output and those are the module's."""
         root = self._forms.root(x)
         made = next((i for i in reversed(self.program.instructions) if root in i.outputs), None)
-        if made is None or made.callee != "mint.nn.functional.linear":
+        if made is None or made.callee != LINEAR:
             return None
         source, weight, bias = made.args
         return made.args if self.is_weight(weight) and (bias is None or self.is_weight(bias)) else None
