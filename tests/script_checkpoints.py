@@ -32,7 +32,7 @@ NETS = {
 def write(folder: Path) -> Path:
     tiny, pictures = folder / "tiny", folder / "pictures"
     sd, xl = _without_net(models.pipeline(checker=True)), _without_net(models_xl.pipeline())
-    nine, cross_first = models.unet(5, in_channels=9), models.unet(**test_t2i_adapter.BLOCKS)
+    nine, cross_first = models.unet(5, in_channels=9), models.unet(**test_t2i_adapter.SD_BLOCKS)
     _write(diffusers.StableDiffusionPipeline(**sd), tiny / "stable-diffusion-v1-5")
     _write(diffusers.StableDiffusionPipeline(**sd | {"unet": cross_first}), tiny / "stable-diffusion-v1-4")
     _write(diffusers.StableDiffusionInpaintPipeline(**sd | {"unet": nine}), tiny / "stable-diffusion-inpainting")
