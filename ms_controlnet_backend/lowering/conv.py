@@ -45,12 +45,11 @@ def conv2d(b, x, weight, bias, stride, padding, dilation, groups):
     if x.rank != 4:
         raise Unsupported(f"an input of rank {x.rank}")
     if groups == 1:
-        y = _convolve(b, x, weight, stride, padding, dilation)
-    else:
-        xs = b.split(x, 1, [x.shape[1] // groups] * groups)
-        ws = b.split(weight, 0, [weight.shape[0] // groups] * groups)
-        y = b.concat([_convolve(b, xi, wi, stride, padding, dilation) for xi, wi in zip(xs, ws)], 1)
-    return y if bias is None else b.add(y, b.reshape(bias, (1, bias.size, 1, 1)))
+        return _convolve(b, x, weight, bias, stride, padding, dilation)
+    xs = b.split(x, 1, [x.shape[1] // groups] * groups)
+    ws = b.split(weight, 0, [weight.shape[0] // groups] * groups)
+    y = b.concat([_convolve(b, xi, wi, None, stride, padding, dilation) for xi, wi in zip(xs, ws)], 1)
+    return _biased(b, y, bias)
 
 
 @lowers(aten.conv2d.padding, samples=[(t(2, 3, 8, 7), t(5, 3, 3, 3, weight=True), t(5, weight=True), [1, 1], "same")])
@@ -67,8 +66,12 @@ def named_padding(padding: str, weight, dilation) -> list[int]:
     return [s // 2 for s in spans] if padding == "same" else [0, 0]
 
 
-def _convolve(b, x, weight, stride, padding, dilation):
-    """x: (N, C, H, W), weight: (O, C, kh, kw) → (N, O, H', W'), no bias."""
+def _biased(b, y, bias):
+    return y if bias is None else b.add(y, b.reshape(bias, (1, bias.size, 1, 1)))
+
+
+def _convolve(b, x, weight, bias, stride, padding, dilation):
+    """x: (N, C, H, W), weight: (O, C, kh, kw), bias: (O,) or None → (N, O, H', W')."""
     n, c, h, w = x.shape
     o, _, *kernel = weight.shape
     out = tuple(
@@ -79,13 +82,13 @@ def _convolve(b, x, weight, stride, padding, dilation):
         rows = b.rows(x)
         if stride != (1, 1):
             rows = b.gather_rows(rows, _pixels(x.shape, (1, 1), stride, padding, dilation, out).reshape(-1))
-        return b.from_rows(b.matmul(rows, b.reshape(weight, (o, c)), transpose_y=True), shape)
-    plan = cheapest(_plans(b, x, weight, stride, padding, dilation, out))
+        return _biased(b, b.from_rows(b.matmul(rows, b.reshape(weight, (o, c)), transpose_y=True), shape), bias)
+    plan = cheapest(_plans(b, x, weight, bias, stride, padding, dilation, out))
     b.chosen(plan.name, f"{plan.seconds * 1e3:.3g} ms expected")
     return plan.build()
 
 
-def _plans(b, x, weight, stride, padding, dilation, out):
+def _plans(b, x, weight, bias, stride, padding, dilation, out):
     """The ways to do one convolution, see :mod:`.cost`."""
     n, c, h, w = x.shape
     o, _, kh, kw = weight.shape
@@ -95,14 +98,14 @@ def _plans(b, x, weight, stride, padding, dilation, out):
     columns, matrix = results * k, k * o
 
     def unfolded():
-        return _unfolded(b, x, weight, stride, padding, dilation, out)
+        return _biased(b, _unfolded(b, x, weight, stride, padding, dilation, out), bias)
 
     moved = 6 * pixels * c + (2 * IM2COL + 1) * columns + matrix + 9 * results * o
     yield Plan("im2col", product, 4 * moved, 6 + 4 * n, 0, unfolded)
     if not b.is_weight(weight):
         return
     if (kh, kw) == (3, 3) and stride == padding == dilation == (1, 1):
-        yield _winograd_plan(b, x, weight)
+        yield _winograd_plan(b, x, weight, bias)
     if columns * 4 > COLUMN_BYTES:
         return
 
@@ -110,19 +113,19 @@ def _plans(b, x, weight, stride, padding, dilation, out):
         source = _pixels(x.shape, (kh, kw), stride, padding, dilation, out)
         d = b.reshape(b.gather_rows(b.rows(x), source), (results, k))
         kernel = b.prepared(weight, PixelsFirst(), (o, k))
-        return b.from_rows(b.matmul(d, kernel, transpose_y=True), shape)
+        return _biased(b, b.from_rows(b.matmul(d, kernel, transpose_y=True), shape), bias)
 
     moved = 2 * pixels * c + 5 * columns + matrix + results * o
     yield Plan("gathered pixels", product, 4 * moved, 4, 4 * matrix, gathered)
 
 
-def _winograd_plan(b, x, weight):
+def _winograd_plan(b, x, weight, bias):
     n, c, h, w = x.shape
     o, places, outputs, tiles = weight.shape[0], SIZE * SIZE, OUTPUTS * OUTPUTS, tiles_of(n, h, w)
     flops = 2.0 * tiles * places * (c * o + places * c + outputs * o)
     moved = 2 * n * h * w * c + tiles * (7 * places * c + 4 * places * o + 5 * outputs * o) + places * c * o
     kept = 4 * places * c * o
-    return Plan("winograd", flops, 4 * moved, 10, kept, lambda: b.from_rows(winograd(b, x, weight), (n, o, h, w)))
+    return Plan("winograd", flops, 4 * moved, 10, kept, lambda: b.from_rows(winograd(b, x, weight, bias), (n, o, h, w)))
 
 
 @dataclass(frozen=True)
@@ -222,8 +225,7 @@ def conv_transpose2d(b, x, weight, bias, stride, padding, output_padding, groups
                 zeros = b.full(x.shape[:axis] + (width,) + x.shape[axis + 1 :], 0, x.dtype)
                 x = b.concat([zeros, x] if first else [x, zeros], axis)
     flipped = b.call("ReverseV2", weight, axis=(2, 3))
-    y = _convolve(b, x, b.transpose(flipped, (1, 0, 2, 3)), (1, 1), (0, 0), (1, 1))
-    return y if bias is None else b.add(y, b.reshape(bias, (1, bias.size, 1, 1)))
+    return _convolve(b, x, b.transpose(flipped, (1, 0, 2, 3)), bias, (1, 1), (0, 0), (1, 1))
 
 
 @lowers(

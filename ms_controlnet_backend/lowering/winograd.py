@@ -44,8 +44,9 @@ def tiles_of(n: int, h: int, w: int) -> int:
     return n * -(-h // OUTPUTS) * -(-w // OUTPUTS)
 
 
-def winograd(b, x, weight):
-    """x: (N, C, H, W), weight: (O, C, 3, 3), padding 1 → the (N H W, O) matrix of the result, no bias."""
+def winograd(b, x, weight, bias=None):
+    """x: (N, C, H, W), weight: (O, C, 3, 3), bias: (O,), padding 1 → the (N H W, O) matrix of the result. The bias is
+    added band by band, in the cache."""
     n, c, h, w = x.shape
     o, places, outputs = weight.shape[0], SIZE * SIZE, OUTPUTS * OUTPUTS
     take, give = (b.constant(torch.kron(*[torch.tensor(m, dtype=torch.float32)] * 2)) for m in (_INPUT, _OUTPUT))
@@ -60,6 +61,7 @@ def winograd(b, x, weight):
         y = b.matmul(b.reshape(d, (places, area, c)), kernel)
         y = b.matmul(give, b.reshape(y, (places, area * o)))
         last = b.gather_rows(b.reshape(y, (outputs * area, o)), target)
+        last = last if bias is None else b.add(last, b.reshape(bias, (1, o)))
         bands.append(last)
     return b.concat(bands, 0)
 
