@@ -5,10 +5,10 @@ from diffusers.utils import load_image
 
 controlnet = ControlNetModel.from_pretrained("tiny/controlnet-canny-sdxl")
 pipeline = AutoPipelineForText2Image.from_pretrained(
-    "tiny/stable-diffusion-xl-base-1.0", controlnet=controlnet, enable_pag=True, pag_applied_layers="mid"
+    "tiny/stable-diffusion-xl-base-1.0", controlnet=controlnet, enable_pag=True, pag_applied_layers=["mid", "up"]
 )
 pipeline.enable_model_cpu_offload()
-for pag_scale in (1.5, 4.0):
+for pag_scale in (2.0, 20.0):
     image = pipeline(
         "a hummingbird",
         image=load_image("pictures/canny.png"),
