@@ -143,7 +143,8 @@ def test_two_nets_with_windows_and_scales(clean, kind, guess):
     images = [parity.assert_same(pipe, lambda s=s: kwargs(s))[1] for s in ((0.9, 0.5), (0.2, 0.5), (0.9, 1.5))]
     assert min(np.abs(images[0] - other).max() for other in images[1:]) > 2 / 255, "a scale does not matter"
     stats = clean.stats()
-    assert [stats[f"controlnet.nets.{i}"].skipped for i in range(2)] == [9, 9]
+    # three of six steps of three runs; but the second net's first call is outside its window, and compiles
+    assert [stats[f"controlnet.nets.{i}"].skipped for i in range(2)] == [9, 8]
     assert all(s.compiles == 1 for label, s in stats.items() if label.startswith(("unet", "controlnet")))
 
 
