@@ -21,6 +21,25 @@ def denoiser(model, prefix: str) -> dict:
     return {prefix + _denoiser_key(key, per_block, model): t for key, t in model.state_dict().items()}
 
 
+def control_lora(net, seed: int, rank: int = 2) -> dict:
+    """A Control-LoRA (stabilityai/control-lora) for a ControlNet: low-rank changes of its matrices and convolutions,
+    and whole other weights for the rest of it."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    random = lambda *shape: torch.randn(*shape, generator=generator) * 0.3  # noqa: E731
+    found = {"lora_controlnet": torch.tensor([])}
+    for key, t in denoiser(net, "").items():
+        whole = key.startswith(("zero_convs", "input_hint_block", "middle_block_out")) or t.ndim == 1
+        if whole:
+            found[key] = t + random(*t.shape)
+        else:
+            path = key.removesuffix(".weight")
+            found[f"{path}.up"] = random(t.shape[0], rank, *[1] * (t.ndim - 2))
+            found[f"{path}.down"] = random(rank, *t.shape[1:])
+    return found
+
+
 def _denoiser_key(key: str, per_block: int, model) -> str:
     path, _, leaf = key.rpartition(".")
     if path in OUTER:

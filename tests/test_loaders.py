@@ -123,6 +123,20 @@ def test_lora_of_a_controlnet(pipe):
     assert np.abs(parity.assert_same(pipe, models.call_kwargs)[1] - plain).max() < parity.PIXELS
 
 
+def test_control_lora(clean):
+    """A ControlNet made of a UNet by low-rank changes of its layers, and whole weights of the layers it adds."""
+    blocks = dict(layers_per_block=2)  # the format has no others
+    pipe = models.pipeline(unet=models.unet(**blocks), controlnet=models.controlnet(**blocks))
+    clean.enable(pipe, strict=True)
+    seen = Seen()
+    differs(pipe, seen)
+    pipe.controlnet.load_lora_adapter(original_format.control_lora(pipe.controlnet, 5), prefix=None)
+    differs(pipe, seen)
+    assert compiles(clean, "controlnet") == 2 and compiles(clean) == 1
+    pipe.controlnet.disable_lora()  # the whole weights were written in place and stay
+    differs(pipe, seen)
+
+
 def resampler(heads=1, seed=70, layers=2, inner=64, hidden=16, width=16, queries=4):
     """The image projection of an "IP-Adapter Plus" checkpoint."""
     generator = torch.Generator().manual_seed(seed)

@@ -143,7 +143,11 @@ def test_two_nets_with_windows_and_scales(clean, kind, guess):
     images = [parity.assert_same(pipe, lambda s=s: kwargs(s))[1] for s in ((0.9, 0.5), (0.2, 0.5), (0.9, 1.5))]
     assert min(np.abs(images[0] - other).max() for other in images[1:]) > 2 / 255, "a scale does not matter"
     stats = clean.stats()
-    assert [stats[f"controlnet.nets.{i}"].skipped for i in range(2)] == [9, 9]
+    nets = [stats[f"controlnet.nets.{i}"] for i in range(2)]
+    if kind.startswith("union"):  # upstream does not call a net that is scaled by 0
+        assert [(s.calls, s.skipped) for s in nets] == [(9, 0), (9, 0)]
+    else:  # the second net's first call is outside its window, and compiles
+        assert [(s.calls, s.skipped) for s in nets] == [(18, 9), (18, 8)]
     assert all(s.compiles == 1 for label, s in stats.items() if label.startswith(("unet", "controlnet")))
 
 

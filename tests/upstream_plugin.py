@@ -2,7 +2,9 @@
 
     PYTHONPATH=<this folder> pytest -p upstream_plugin [--backend-report FILE] <diffusers' tests>
 
-The end of the run says what the backend did: a pass on torch by a fallback is not a pass on MindSpore.
+Their tests also need ``parameterized`` and ``requests-mock``. ``--log-file FILE --log-file-level WARNING`` keeps the
+backend's warnings. The end of the run says what the backend did: a pass on torch by a fallback is not a pass on
+MindSpore.
 """
 
 import json
