@@ -145,7 +145,7 @@ class Lowering:
         with its defaults filled in; tensors are :class:`~ms_controlnet_backend.lowering.builder.Value`. Returns a
         Value, or a list of them for an overload that returns several.
     priority: two lowerings of one overload with the same priority are an error; the higher one wins.
-    target: ``"CPU"``, ``"Ascend"`` or None for both; one for the target itself wins over None.
+    target: ``"CPU"``, ``"Ascend"`` or None for both; of equal priority one for the target itself wins over None.
     """
 
     op: Any

@@ -52,7 +52,8 @@ class Registry:
         return self._lowerings
 
     def lowering(self, op, target: str) -> Lowering | None:
-        return self.lowerings.get((op, target)) or self.lowerings.get((op, None))
+        found = filter(None, (self.lowerings.get((op, t)) for t in (target, None)))
+        return max(found, key=lambda lowering: lowering.priority, default=None)  # of equal ones the target's own
 
     def overloads(self, target: str) -> list:
         """Every overload that has a lowering for the target."""

@@ -76,9 +76,11 @@ def test_duplicate_lowering_is_an_error_unless_it_has_priority():
         registry_with(register_lowerings=[Lowering(SILU, mine)]).lowerings
     registry = registry_with(register_lowerings=[Lowering(SILU, mine, priority=1)])
     assert registry.lowering(SILU, "CPU").function is mine
-    registry = registry_with(register_lowerings=[Lowering(SILU, mine, target="Ascend")])
-    assert registry.lowering(SILU, "CPU").function is not mine
-    assert registry.lowering(SILU, "Ascend").function is mine
+    assert registry.lowering(SILU, "Ascend").function is mine  # which has one of its own, of less priority
+    sigmoid = torch.ops.aten.sigmoid.default
+    registry = registry_with(register_lowerings=[Lowering(sigmoid, mine, target="Ascend")])
+    assert registry.lowering(sigmoid, "CPU").function is not mine
+    assert registry.lowering(sigmoid, "Ascend").function is mine
 
 
 def test_packet_keys_are_an_error():
