@@ -34,12 +34,12 @@ class Npu:
 
 
 NPUS = {
-    "910B": Npu(376e12, 1.6e12, "like one of the 768 dies of a CloudMatrix 384 (289 PFLOPS in bfloat16, Huawei Cloud; memory as reported); press "
-                "articles give 256 to 376 TFLOPS"),
+    "910B": Npu(376e12, 1.6e12, "as one of the 768 dies of a CloudMatrix 384 (289 PFLOPS, Huawei Cloud), memory as "
+                                "reported; press articles give 256 to 376 TFLOPS"),
     "910B4": Npu(280e12, 0.8e12, "reported for the Atlas 800I A2 with 32 GB; not confirmed by a document of Huawei's"),
     "910": Npu(256e12, 1.2e12, "Huawei's announcement of August 2019; memory as reported for its HBM2"),
     "310P": Npu(70e12, 0.204e12, "a half of the Atlas 300I Duo (280 TOPS in int8, 408 GB/s), float16 at half of int8"),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
