@@ -137,7 +137,7 @@ def test_control_lora(clean):
     differs(pipe, seen)
 
 
-def resampler(heads=1, seed=70, layers=2, inner=64, hidden=16, width=16, queries=4):
+def resampler(seed=70, layers=4, inner=64, hidden=16, width=16, queries=4):
     """The image projection of an "IP-Adapter Plus" checkpoint."""
     generator = torch.Generator().manual_seed(seed)
     random = lambda *shape: torch.randn(*shape, generator=generator) * 0.3  # noqa: E731

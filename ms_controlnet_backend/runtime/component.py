@@ -60,7 +60,9 @@ class MindSporeEngine:
         with self._lock:
             if site.module not in self._components:
                 self._components[site.module] = Component(site, self)
-            return self._components[site.module]
+            component = self._components[site.module]
+            component.name(site.label)  # a net may be one pipeline's only one and one of another's several
+            return component
 
     def restore(self, module) -> None:
         """The module's weights are ordinary tensors of torch again."""
@@ -142,7 +144,6 @@ class Component:
     """
 
     def __init__(self, site: Site, engine: MindSporeEngine):
-        self.label = site.label
         self._scalars = site.scalars
         self._constant = (*site.constant, OWNER)
         self._find_settings = site.settings or (lambda module: ())
@@ -157,7 +158,10 @@ class Component:
         self._snapshot: Snapshot | None = None
         self._settings = Settings()
         self._busy = threading.RLock()
-        self.stats = engine._stats.setdefault(site.label, Stats())
+
+    def name(self, label: str) -> None:
+        """Calls are counted, and messages speak, of the module by this name from now on."""
+        self.label, self.stats = label, self._engine._stats.setdefault(label, Stats())
 
     def __call__(self, original: Callable, args: tuple, kwargs: dict):
         if getattr(_local, "tracing", False):  # this thread captures this component, or one that contains it
