@@ -81,14 +81,19 @@ for _op, _name in {aten._softmax.default: "Softmax", aten._log_softmax.default: 
     lowers(_op, samples=[(t(2, 3, 5), -1, False)])(_softmax(_name))
 
 
-@lowers(aten.argmax.default, samples=[(t(2, 7, kind="int"), -1), (t(2, 7), 0, True), (t(2, 7),)])
-def argmax(b, x, dim, keepdim):
+def searched(b, x, dim):
+    """(x as numbers that argmax takes, the axis, the shape without it); dim: None for all of x in one row."""
     if dim is None:
         x, dim = b.reshape(x, (x.size,)), 0
     if not x.is_float:
         x = b.cast(x, "float32")  # exact below 2**24; token ids and masks are
     axis = dim % x.rank
-    shape = x.shape[:axis] + x.shape[axis + 1 :]
+    return x, axis, x.shape[:axis] + x.shape[axis + 1 :]
+
+
+@lowers(aten.argmax.default, samples=[(t(2, 7, kind="int"), -1), (t(2, 7), 0, True), (t(2, 7),)])
+def argmax(b, x, dim, keepdim):
+    x, axis, shape = searched(b, x, dim)
     index = b.call("Argmax", x, shape=shape, dtype="int32", axis=axis)
     return b.reshape(b.cast(index, "int64"), b.out.shape)
 

@@ -9,6 +9,7 @@ import torch
 
 from .. import Family
 from ..indexing import advanced
+from ..reductions import searched
 
 aten = torch.ops.aten
 family = Family()
@@ -50,11 +51,6 @@ def cumsum(b, x, dim, dtype):
 
 @lowers(aten.argmax.default)
 def argmax(b, x, dim, keepdim):
-    if dim is None:
-        x, dim = b.reshape(x, (x.size,)), 0
-    if not x.is_float:
-        x = b.cast(x, "float32")  # exact below 2**24; token ids and masks are
-    axis = dim % x.rank
-    shape = x.shape[:axis] + x.shape[axis + 1 :]
+    x, axis, shape = searched(b, x, dim)
     place = b.call("mint.argmax", x, axis, shape=shape, dtype="int64")
     return b.reshape(b.cast(place, "int32"), b.out.shape)
