@@ -47,7 +47,7 @@ class CompileCache:
         if known is not None:
             _copy(known, folder / f"compile_cache_{_next}.mindir")
         try:
-            with _switched_on(folder):
+            with _switched_on():
                 yield known is not None
             written = [f for f in _files() if known is None or f.name != f"compile_cache_{_next}.mindir"]
             _next += 1
@@ -99,7 +99,7 @@ def _root() -> Path:
 
 def _own_folder() -> Path:
     """Where MindSpore looks and writes: ``rank_<n>/graph_cache`` below the path it is given."""
-    ranks = [f for f in _root().glob("rank_*/graph_cache")]
+    ranks = list(_root().glob("rank_*/graph_cache"))
     folder = ranks[0] if ranks else _root() / f"rank_{os.environ.get('RANK_ID', '0')}" / "graph_cache"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -110,7 +110,7 @@ def _files() -> list[Path]:
 
 
 @contextlib.contextmanager
-def _switched_on(folder: Path):
+def _switched_on():
     from mindspore.common.api import _cell_graph_executor as executor
 
     # MindSpore asks whether the files that the script imports are as they were, to be content with any graph; here

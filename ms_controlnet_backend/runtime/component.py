@@ -158,10 +158,12 @@ class Component:
         self._snapshot: Snapshot | None = None
         self._settings = Settings()
         self._busy = threading.RLock()
+        self.label: str | None = None
 
     def name(self, label: str) -> None:
         """Calls are counted, and messages speak, of the module by this name from now on."""
-        self.label, self.stats = label, self._engine._stats.setdefault(label, Stats())
+        if label != self.label:
+            self.label, self.stats = label, self._engine._stats.setdefault(label, Stats())
 
     def __call__(self, original: Callable, args: tuple, kwargs: dict):
         if getattr(_local, "tracing", False):  # this thread captures this component, or one that contains it
