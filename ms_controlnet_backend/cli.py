@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", type=Path, default=Path("ms-controlnet-demo"), help="folder of the pictures")
     demo.add_argument("--prompt")
     demo.add_argument("--control", type=Path, help="a picture whose edges control the drawing")
-    demo.add_argument("--steps", type=int, default=8)
+    demo.add_argument("--steps", type=int, default=10)
     demo.add_argument("--device")
     demo.set_defaults(function=_demo)
 
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--device", help="cpu, ascend or ascend:NUMBER (default: ascend where there is one)")
     verify.add_argument("--dtypes", help="of the operators (float16,float32 on Ascend, float32 on CPU)")
-    verify.add_argument("--size", type=int, help="of the picture (512, or 64 of the demo's model)")
+    verify.add_argument("--size", type=int, help="of the picture (512, or 128 of the demo's model)")
     verify.add_argument("--controlnet", help="where MODEL has none: the folder of one")
     verify.add_argument("--report", type=Path, default=Path("ms-controlnet-verify"), metavar="STEM",
                         help="STEM.json and STEM.txt are written (%(default)s)")  # fmt: skip
@@ -196,14 +196,13 @@ def _verify(options) -> int:
     from . import binding
     from .compat import diffusers_calls
     from .demo import model
-    from .runtime.source_cache import default_folder
     from .verify import verify
 
     engine = binding.build("mindspore", device=options.device)
     on_npu = engine.target.device == "Ascend"
     options.dtype = "float16" if on_npu else "float32"
-    size = options.size or (512 if options.model else 64)
-    options.model = options.model or str(model.ensure(default_folder() / f"demo-{model.SEED}"))
+    size = options.size or (512 if options.model else 128)
+    options.model = options.model or str(model.folder())
     pipe = _load(options, engine.target)
     if pipe is None:
         return 2

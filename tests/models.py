@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pathlib
 
 import numpy as np
 import PIL.Image
@@ -87,9 +88,21 @@ def text_encoder(seed=30, vocabulary=None):
 
 @functools.cache
 def tokenizer():
-    from ms_controlnet_backend.demo.model import make_tokenizer
+    """A byte-level CLIP tokenizer without merges: every character is a token, no vocabulary to download."""
+    import json
+    import tempfile
 
-    return make_tokenizer()
+    from transformers import CLIPTokenizer
+
+    # The 256 printable code points that byte-level BPE maps bytes to (Radford et al., GPT-2).
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    characters = [chr(c) for c in printable + [256 + i for i in range(256 - len(printable))]]
+    tokens = characters + [c + "</w>" for c in characters] + ["<|startoftext|>", "<|endoftext|>"]
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary, merges = pathlib.Path(folder, "vocab.json"), pathlib.Path(folder, "merges.txt")
+        vocabulary.write_text(json.dumps({t: i for i, t in enumerate(tokens)}), encoding="utf-8")
+        merges.write_text("#version: 0.2\n", encoding="utf-8")
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
 
 
 def safety_checker(seed=40):

@@ -58,7 +58,7 @@ def test_the_wheel_imports(tmp_path):
         "import ms_controlnet_backend as b, ms_controlnet_backend.adapters as a, ms_controlnet_backend.compat as c\n"
         "from ms_controlnet_backend.demo import run; from importlib import resources\n"
         "files = resources.files('ms_controlnet_backend.demo')\n"
-        "assert files.joinpath('assets', 'drawing.png').is_file()\n"
+        "assert files.joinpath('checkpoint', 'controlnet_masks', 'config.json').is_file()\n"
         "assert files.joinpath('scripts', 'inpaint.py').is_file()\n"
         "report = resources.files('ms_controlnet_backend.ab').joinpath('templates', 'report.html.j2')\n"
         "assert report.is_file() and callable(b.compare)\n"

@@ -6,38 +6,47 @@ from importlib import resources
 from pathlib import Path
 
 from ..binding import device, disable, stats, using
-from ..runtime.source_cache import default_folder
 from ..script import run_script
-from . import model
+from . import model, scenes
+from .judge import standing_out
 
-SCRIPTS = ("txt2img", "img2img", "inpaint")
+SCRIPTS = {
+    "txt2img": ("edges",),
+    "img2img": ("edges", "photo"),
+    "inpaint": ("edges", "mask", "photo"),
+    "multi": ("edges", "mask"),
+    "guess": ("edges",),
+}
+"""script → the pictures it takes; those of :data:`WORDLESS` are not told the prompt"""
+WORDLESS = {"guess"}
+BACKENDS = ("torch", "mindspore")
 STEPPERS = ("unet", "controlnet")
+DRAWING = scenes.Scene((scenes.Thing("star", "yellow", "plain", 64, 64, 38),), "blue", fading=False)
 
 
-def run(output: Path, prompt: str | None = None, control: Path | None = None, steps: int = 8, device_name=None) -> int:
+def run(output: Path, prompt: str | None = None, control: Path | None = None, steps: int = 10, device_name=None) -> int:
     """Write the pictures into ``output`` and print three lines a script. Returns the exit code.
 
-    control: a picture of the user's to take the edges of, in place of the bundled drawing.
+    control: a picture of the user's to take edges and mask of, in place of a drawn star.
     """
     from tqdm import tqdm
 
     output.mkdir(parents=True, exist_ok=True)
-    folder = model.ensure(default_folder() / f"demo-{model.SEED}")
-    photo = _photo(control, output / "photo.png")
-    edges = _edge_map(photo, output / "control.png")
+    given = _inputs(control, output)
     print(f"device: {device(device=device_name)}")
-    jobs = [(name, backend) for name in SCRIPTS for backend in ("torch", "mindspore")]
+    jobs = [(name, backend) for name in SCRIPTS for backend in BACKENDS]
     pictures, seconds = {}, {}
     try:
         for name, backend in (bar := tqdm(jobs, desc="demo", unit="script")):
             bar.set_postfix_str(f"{name} on {backend}")
             picture = output / f"{name}-{backend}.png"
-            arguments = [str(a) for a in (folder, edges, photo, picture, "--steps", steps)]
-            if prompt is not None:
+            arguments = [model.folder(), *(given[kind] for kind in SCRIPTS[name]), picture, "--steps", steps]
+            if prompt is not None and name not in WORDLESS:
                 arguments += ["--prompt", prompt]
             before = _stepping()
             with using(backend, device=device_name if backend == "mindspore" else None):
-                run_script(Path(str(resources.files(__package__).joinpath("scripts", f"{name}.py"))), arguments)
+                script = resources.files(__package__).joinpath("scripts", f"{name}.py")
+                run_script(Path(str(script)), [str(a) for a in arguments])
             after = _stepping()
             pictures[name, backend] = picture
             calls = after[0] - before[0]
@@ -45,12 +54,13 @@ def run(output: Path, prompt: str | None = None, control: Path | None = None, st
     finally:
         disable()
     for name in SCRIPTS:
-        largest, off = _distance(pictures[name, "torch"], pictures[name, "mindspore"])
+        largest, off = _distance(*(pictures[name, backend] for backend in BACKENDS))
         print(
             f"{name}: {pictures[name, 'mindspore']}\n"
             f"  time per step: {seconds[name, 'mindspore'] * 1000:.0f} ms (UNet and ControlNet, after compiling)\n"
             f"  distance from torch: at most {largest}/255, {off:.2%} of values off by more than 1/255"
         )
+    print(f"all of them side by side: {_sheet(given, pictures, output / 'all.png')}")
     return 0
 
 
@@ -61,28 +71,33 @@ def _stepping() -> tuple[int, float]:
     return (unet.calls - unet.compiles if unet else 0, sum(now[n].seconds for n in STEPPERS if n in now))
 
 
-def _photo(chosen: Path | None, to: Path) -> Path:
+def _inputs(chosen: Path | None, folder: Path) -> dict[str, Path]:
+    """The photo and the control pictures made of it: short side ``scenes.SIZE``, the long one at most twice."""
     from PIL import Image
 
-    source = chosen or Path(str(resources.files(__package__).joinpath("assets", "drawing.png")))
-    picture = Image.open(source).convert("RGB")
-    width, height = (max(64, min(512, side) // 8 * 8) for side in picture.size)
-    picture.resize((width, height)).save(to)
-    return to
+    photo = Image.open(chosen).convert("RGB") if chosen else scenes.draw(DRAWING)
+    scale = scenes.SIZE / min(photo.size)
+    width, height = (min(2 * scenes.SIZE, round(side * scale / 8) * 8) for side in photo.size)
+    photo = photo.resize((width, height))
+    mask = Image.fromarray(standing_out(photo)).convert("RGB")
+    files = {}
+    for kind, picture in (("photo", photo), ("edges", scenes.edge_map(photo)), ("mask", mask)):
+        picture.save(files.setdefault(kind, folder / f"{kind}.png"))
+    return files
 
 
-def _edge_map(photo: Path, to: Path) -> Path:
-    """White where the Sobel gradient of the luminance is strong."""
-    import numpy as np
+def _sheet(given: dict[str, Path], pictures: dict[tuple[str, str], Path], to: Path) -> Path:
+    """The given pictures on the left, then a column a script and a row a backend."""
     from PIL import Image
 
-    grey = np.asarray(Image.open(photo).convert("L"), np.float32)
-    padded = np.pad(grey, 1, mode="edge")
-    smooth_rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
-    smooth_columns = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
-    gradient = np.hypot(smooth_rows[:, 2:] - smooth_rows[:, :-2], smooth_columns[2:] - smooth_columns[:-2])
-    edges = (gradient > 120).astype(np.uint8) * 255
-    Image.fromarray(np.repeat(edges[..., None], 3, axis=2)).save(to)
+    columns = [[given["photo"], given["edges"]]]
+    columns += [[pictures[name, backend] for backend in BACKENDS] for name in SCRIPTS]
+    width, height = Image.open(given["photo"]).size
+    sheet = Image.new("RGB", (len(columns) * (width + 4), len(BACKENDS) * (height + 4)), "white")
+    for x, column in enumerate(columns):
+        for y, file in enumerate(column):
+            sheet.paste(Image.open(file), (x * (width + 4), y * (height + 4)))
+    sheet.save(to)
     return to
 
 

@@ -3,27 +3,27 @@
 import argparse
 
 import torch
-from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionControlNetImg2ImgPipeline
+from diffusers import ControlNetModel, StableDiffusionControlNetImg2ImgPipeline
 from diffusers.utils import load_image
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model")
-parser.add_argument("control")
+parser.add_argument("edges")
 parser.add_argument("photo")
 parser.add_argument("output")
-parser.add_argument("--prompt", default="a house by the sea")
-parser.add_argument("--steps", type=int, default=8)
+parser.add_argument("--prompt", default="a white star on a green background")
+parser.add_argument("--steps", type=int, default=10)
 args = parser.parse_args()
 
 controlnet = ControlNetModel.from_pretrained(args.model, subfolder="controlnet")
 pipe = StableDiffusionControlNetImg2ImgPipeline.from_pretrained(args.model, controlnet=controlnet)
-pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
 
 image = pipe(
     args.prompt,
     image=load_image(args.photo),
-    control_image=load_image(args.control),
-    strength=0.6,
+    control_image=load_image(args.edges),
+    strength=0.8,
+    guidance_scale=3.0,
     num_inference_steps=args.steps,
     generator=torch.Generator().manual_seed(0),
 ).images[0]

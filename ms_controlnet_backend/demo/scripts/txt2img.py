@@ -8,11 +8,10 @@ from diffusers.utils import load_image
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model")
-parser.add_argument("control")
-parser.add_argument("photo")
+parser.add_argument("edges")
 parser.add_argument("output")
-parser.add_argument("--prompt", default="a house by the sea")
-parser.add_argument("--steps", type=int, default=8)
+parser.add_argument("--prompt", default="a yellow star on a blue background")
+parser.add_argument("--steps", type=int, default=10)
 args = parser.parse_args()
 
 controlnet = ControlNetModel.from_pretrained(args.model, subfolder="controlnet")
@@ -21,8 +20,9 @@ pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
 
 image = pipe(
     args.prompt,
-    image=load_image(args.control),
-    negative_prompt="blurry",
+    image=load_image(args.edges),
+    negative_prompt="a dotted shape",
+    guidance_scale=3.0,
     num_inference_steps=args.steps,
     generator=torch.Generator().manual_seed(0),
 ).images[0]
