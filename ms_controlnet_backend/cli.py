@@ -202,7 +202,8 @@ def _verify(options) -> int:
     on_npu = engine.target.device == "Ascend"
     options.dtype = "float16" if on_npu else "float32"
     size = options.size or (512 if options.model else 128)
-    options.model = options.model or str(model.folder())
+    if not options.model:
+        options.model, options.controlnet = str(model.folder()), str(model.folder() / "controlnet")
     pipe = _load(options, engine.target)
     if pipe is None:
         return 2

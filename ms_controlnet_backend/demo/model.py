@@ -1,7 +1,7 @@
-"""Where the demo's trained pipeline lies: a StableDiffusionControlNetPipeline for 128x128 pictures, bundled.
+"""Where the demo's trained pipeline lies: a bundled Stable Diffusion for 128x128 pictures and two ControlNets.
 
-``controlnet`` takes edges, ``controlnet_masks`` filled shapes; :mod:`.training` is how it was made, :mod:`.scenes` what
-it knows.
+The ControlNet in the subfolder ``controlnet`` takes edges, that in ``controlnet_masks`` filled shapes; :mod:`.training`
+is how they were made, :mod:`.scenes` what they know.
 """
 
 from __future__ import annotations

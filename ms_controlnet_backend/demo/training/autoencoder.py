@@ -1,4 +1,5 @@
-"""First stage: the autoencoder, on crops at first (four times as many for the same work) and whole pictures at last."""
+"""The autoencoder: both halves on crops at first (four times as many for the same work) and whole pictures at last;
+then the decoder alone, its edges made sharp, while the latents stay what they are."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 
 from ..scenes import SIZE
+from .data import to_tensor
 from .loop import Run
 from .parts import make_autoencoder
 
@@ -31,11 +33,40 @@ def train(folder: Path, pictures: np.ndarray, *, steps: int, autocast) -> torch.
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
         return {"reconstruction": (y - x).abs().mean(), "kl": 3e-4 * kl}
 
-    def sample(step):
-        _show(run.averaged["vae"], pictures[:8], folder / f"autoencoder-{step:05d}.png")
-
-    run.train(losses, sample)
+    run.train(losses, lambda step: _show(run.averaged["vae"], pictures[:8], folder / f"autoencoder-{step:05d}.png"))
     return run.averaged["vae"].eval()
+
+
+def sharpen(folder: Path, vae, pictures: np.ndarray, latents: torch.Tensor, *, steps: int, autocast) -> None:
+    """Train the decoder on: differences at edges weigh more. Puts the averaged decoder into ``vae``.
+
+    latents: of the pictures, not scaled; a little noise is added, as what a UNet makes of noise is not exact either.
+    """
+    parts = torch.nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}).requires_grad_(True)
+    run = Run(folder, "decoder", parts, steps=steps, rate=1e-3, decay=0.998)
+
+    def losses(step, generator):
+        which = torch.randint(len(latents), (CROPS // 4,), generator=generator)
+        x, z = to_tensor(pictures[which.numpy()]), latents[which].float()
+        z = (z + 0.08 * torch.randn(z.shape, generator=generator)).contiguous(memory_format=torch.channels_last)
+        with autocast():
+            y = vae.decode(z).sample.float()
+        return {"at edges": ((y - x).abs() * (0.3 + 3 * _near_edges(x))).mean()}
+
+    def show(step):
+        _show(vae, pictures[:8], folder / f"decoder-{step:05d}.png")
+
+    run.train(losses, show)
+    for name, part in run.averaged.items():
+        setattr(vae, name, part)
+    vae.eval()
+
+
+def _near_edges(x: torch.Tensor) -> torch.Tensor:
+    """1 within 4 pixels of a step of colour, 0 elsewhere: (count, 1, height, width)."""
+    pool = torch.nn.functional.max_pool2d
+    span = pool(x, 3, 1, 1) + pool(-x, 3, 1, 1)  # of values among the neighbours
+    return pool((span.amax(dim=1, keepdim=True) > 0.2).float(), 9, 1, 4)
 
 
 def _batch(pictures, generator, size: int) -> torch.Tensor:
@@ -44,19 +75,6 @@ def _batch(pictures, generator, size: int) -> torch.Tensor:
     at = torch.randint(SIZE - size + 1, (count, 2), generator=generator)
     crops = [pictures[i, y : y + size, x : x + size] for i, (y, x) in zip(which.tolist(), at.tolist(), strict=True)]
     return to_tensor(np.stack(crops))
-
-
-def to_tensor(pictures: np.ndarray) -> torch.Tensor:
-    """uint8 (count, height, width, 3) → float32 (count, 3, height, width) in -1 … 1, channels last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-@torch.no_grad()
-def encode(vae, pictures: np.ndarray) -> torch.Tensor:
-    """Latent means, float16 (count, 4, size/8, size/8), not scaled."""
-    return torch.cat([
-        vae.encode(to_tensor(pictures[i : i + 32])).latent_dist.mean.half() for i in range(0, len(pictures), 32)
-    ])  # fmt: skip
 
 
 @torch.no_grad()

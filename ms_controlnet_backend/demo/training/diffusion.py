@@ -1,4 +1,4 @@
-"""Second stage: text encoder, UNet and two ControlNets, together on the autoencoder's latents.
+"""Text encoder, UNet and two ControlNets, together on the autoencoder's latents.
 
 One pass over the data instead of three: a batch sees no control picture, edges, masks, or both, so the UNet learns to
 draw from words alone and each ControlNet learns to steer it, and the two to steer it together.
@@ -7,21 +7,19 @@ draw from words alone and each ControlNet learns to steer it, and the two to ste
 from __future__ import annotations
 
 import random
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
-from ..scenes import SIZE, caption, draw, edge_map, mask_map, sample
-from . import autoencoder
+from ..scenes import caption, draw, edge_map, sample
+from .data import CAPTIONS, tokens, unpacked
 from .loop import Run
-from .parts import CONTROLS, TOKENS, make_controlnet, make_scheduler, make_text_encoder, make_tokenizer, make_unet
+from .parts import CONTROLS, make_controlnet, make_scheduler, make_text_encoder, make_unet
 
 BATCH = 32
-CAPTIONS = 4
-"""different ones of a scene"""
 UNNAMED = 0.12
 """of the batch have an empty caption: classifier-free guidance (Ho & Salimans, arXiv:2207.12598)"""
 MIXTURE = (((), 0.4), (("edges",), 0.3), (("masks",), 0.15), (("edges", "masks"), 0.15))
@@ -30,10 +28,8 @@ HELD_OUT = 1_000_000
 """seed of the first scene that is never trained on"""
 
 
-def train(folder: Path, pictures: np.ndarray, vae, *, steps: int, autocast) -> None:
-    """pictures: uint8 (count, size, size, 3), the scenes of the seeds from 0. Writes FOLDER/checkpoint."""
-    tokenizer = make_tokenizer()
-    data = _data(folder, pictures, vae, tokenizer)
+def train(folder: Path, data: dict[str, torch.Tensor], vae, tokenizer, *, steps: int, autocast) -> None:
+    """data: as :func:`.data.encoded` gives it. Writes FOLDER/checkpoint."""
     latents = data["latents"]
     vae.register_to_config(scaling_factor=round(float(1 / latents.float().std()), 4))
     torch.manual_seed(1)
@@ -41,7 +37,7 @@ def train(folder: Path, pictures: np.ndarray, vae, *, steps: int, autocast) -> N
         "text_encoder": make_text_encoder(tokenizer), "unet": make_unet(), **{c: make_controlnet() for c in CONTROLS}
     }).to(memory_format=torch.channels_last)  # fmt: skip
     scheduler = make_scheduler()
-    empty = torch.tensor(_ids(tokenizer, [""])[0])
+    empty = torch.tensor(tokens(tokenizer, [""])[0])
     run = Run(folder, "diffusion", modules, steps=steps, rate=1e-3, decay=0.999)
 
     def losses(step, generator):
@@ -57,7 +53,7 @@ def train(folder: Path, pictures: np.ndarray, vae, *, steps: int, autocast) -> N
         with autocast():
             words = modules["text_encoder"](ids)[0]
             residuals = [
-                modules[name](noisy, times, words, _unpack(data[name][which]), return_dict=False) for name in shown
+                modules[name](noisy, times, words, unpacked(data[name][which]), return_dict=False) for name in shown
             ]
             down = [sum(parts) for parts in zip(*(r[0] for r in residuals), strict=True)] or None
             middle = sum(r[1] for r in residuals) if residuals else None
@@ -70,34 +66,7 @@ def train(folder: Path, pictures: np.ndarray, vae, *, steps: int, autocast) -> N
         _grid(_pipeline(run.averaged, vae, tokenizer), folder / f"diffusion-{step:05d}.png")
 
     run.train(losses, show)
-    export(run.averaged, vae, tokenizer, folder / "checkpoint")
-
-
-def _data(folder: Path, pictures: np.ndarray, vae, tokenizer) -> dict[str, torch.Tensor]:
-    """Latents float16 (count, 4, size/8, size/8), ids int16 (count, captions, tokens), control pictures in bits."""
-    file = folder / f"latents-{len(pictures)}.pt"
-    if not file.exists():
-        bits: dict[str, list] = {name: [] for name in CONTROLS}
-        ids = []
-        for seed in tqdm(range(len(pictures)), desc="captions and control pictures"):
-            scene, rng = sample(seed), random.Random(-1 - seed)
-            ids.append(_ids(tokenizer, [caption(scene, rng) for _ in range(CAPTIONS)]))
-            for name, picture in (("edges", edge_map(Image.fromarray(pictures[seed]))), ("masks", mask_map(scene))):
-                bits[name].append(np.packbits(np.asarray(picture)[..., 0] > 127))
-        data = {name: torch.from_numpy(np.stack(rows)) for name, rows in bits.items()}
-        data |= {"ids": torch.tensor(ids, dtype=torch.int16), "latents": autoencoder.encode(vae, pictures)}
-        torch.save(data, file)
-    return torch.load(file, weights_only=True)
-
-
-def _ids(tokenizer, captions: list[str]) -> list[list[int]]:
-    return tokenizer(captions, padding="max_length", truncation=True, max_length=TOKENS).input_ids
-
-
-def _unpack(rows: torch.Tensor) -> torch.Tensor:
-    """uint8 (batch, size²/8) → float32 (batch, 3, size, size), 0 or 1."""
-    bits = np.unpackbits(rows.numpy(), axis=1).reshape(-1, 1, SIZE, SIZE)
-    return torch.from_numpy(bits).float().expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+    _export(run.averaged, vae, tokenizer, folder / "checkpoint")
 
 
 def _pipeline(modules, vae, tokenizer):
@@ -112,15 +81,19 @@ def _pipeline(modules, vae, tokenizer):
     return pipe
 
 
-def export(modules, vae, tokenizer, folder: Path) -> None:
-    """The pipeline in the diffusers layout, float16 (text encoder float32), and the second ControlNet beside it."""
-    from copy import deepcopy
+def _export(modules, vae, tokenizer, folder: Path) -> None:
+    """In the diffusers layout, float16: the pipeline without ControlNets, as Stable Diffusion's own checkpoints are, so
+    that a script may pass one or several, and these in folders beside it."""
+    from diffusers import StableDiffusionPipeline
 
     halves = torch.nn.ModuleDict({name: deepcopy(module).half() for name, module in modules.items()})
     # transformers loads in the dtype of the file, diffusers in float32: a script without dtype would mix both.
     halves["text_encoder"].float()
-    _pipeline(halves, deepcopy(vae).half(), tokenizer).save_pretrained(folder)
-    halves["masks"].save_pretrained(folder / "controlnet_masks")
+    parts = _pipeline(halves, deepcopy(vae).half(), tokenizer).components
+    del parts["controlnet"]
+    StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(folder)
+    for name, place in zip(CONTROLS, ("controlnet", "controlnet_masks"), strict=True):
+        halves[name].save_pretrained(folder / place)
 
 
 def _grid(pipe, file: Path) -> None:

@@ -58,7 +58,7 @@ class Run:
             self.step += 1
             bar.update()
             for key, value in parts.items():
-                sums.setdefault(key, []).append(float(value))
+                sums.setdefault(key, []).append(value.item())
             if self.step % EVERY == 0:
                 line = {"step": self.step} | {k: round(sum(v) / len(v), 5) for k, v in sums.items()}
                 with self.log.open("a", encoding="utf-8") as file:
