@@ -41,9 +41,10 @@ class Held:
 class Cases:
     """The ways to draw, each from held-out scenes to pictures; ``seed`` is the first scene's number."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, steps: int):
         import diffusers
 
+        self._steps = steps
         self._diffusers = diffusers
         load = diffusers.ControlNetModel.from_pretrained
         self._nets = load(folder / "controlnet"), load(folder / "controlnet_masks")
@@ -64,7 +65,9 @@ class Cases:
         import torch
 
         prompts = arguments.pop("prompt", held.prompts)
-        call = dict(num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=torch.Generator().manual_seed(seed))
+        call = dict(
+            num_inference_steps=self._steps, guidance_scale=GUIDANCE, generator=torch.Generator().manual_seed(seed)
+        )
         return pipe(prompts, **call | arguments).images
 
     def controlled(self, held, seed, scale=1.0, scheduler=None, **more):
@@ -147,7 +150,9 @@ def measure(pictures: list[Image.Image], held: Held) -> dict[str, float]:
     }
 
 
-def run(checkpoint: Path, folder: Path, count: int, backends: list[str]) -> dict[str, dict[str, dict[str, float]]]:
+def run(
+    checkpoint: Path, folder: Path, count: int, backends: list[str], steps: int = STEPS
+) -> dict[str, dict[str, dict]]:
     """backend → label → figure → value; also writes the files."""
     folder.mkdir(parents=True, exist_ok=True)
     batches = [Held(first, min(BATCH, count - first)) for first in range(0, count, BATCH)]
@@ -156,7 +161,7 @@ def run(checkpoint: Path, folder: Path, count: int, backends: list[str]) -> dict
     try:
         for backend in backends:
             with using(backend):
-                for label, way in tqdm(rows(Cases(checkpoint)).items(), desc=backend):
+                for label, way in tqdm(rows(Cases(checkpoint, steps)).items(), desc=backend):
                     pictures = [way(held, i) for i, held in enumerate(batches)]
                     parts = [measure(p, held) for p, held in zip(pictures, batches, strict=True)]
                     weights = [len(p) for p in pictures]
