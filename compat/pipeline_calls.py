@@ -44,7 +44,8 @@ def _pipeline_to(function):
 
 
 def _device_map(method: classmethod):
-    """``device_map="cuda"``, ``{"": 0}``. Strategies (``"balanced"``, ``"auto"``) are upstream's own."""
+    """``device_map="cuda"``, ``{"": 0}``. Strategies (``"balanced"``, ``"auto"``) are upstream's own, but see no
+    accelerators: what does not fit into them would be offloaded to where it lies already."""
 
     @functools.wraps(method.__func__)
     def from_pretrained(cls, *args, **kwargs):
@@ -53,6 +54,9 @@ def _device_map(method: classmethod):
             kwargs["device_map"] = {part: here(device) for part, device in where.items()}
         elif where is not None:
             kwargs["device_map"] = here(where)
+        if any(redirected(device) for device in kwargs.get("max_memory") or ()):
+            del kwargs["max_memory"]
+            accept("from_pretrained(max_memory=…)", "the weights lie in the host's memory")
         return method.__func__(cls, *args, **kwargs)
 
     return classmethod(from_pretrained)

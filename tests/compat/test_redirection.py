@@ -139,7 +139,9 @@ PIPELINE_CALLS = {
         "diffusers.ControlNetModel.from_pretrained(folder / 'controlnet', device_map=D).device.type == 'cpu'",
         "cpu(diffusers.ControlNetModel.from_pretrained(folder / 'controlnet', device_map={'': 0}).conv_in.bias)"],
     "transformers.PreTrainedModel.from_pretrained": [
-        "transformers.CLIPTextModel.from_pretrained(folder / 'text_encoder', device_map=M).device.type == 'cpu'"],
+        "transformers.CLIPTextModel.from_pretrained(folder / 'text_encoder', device_map=M).device.type == 'cpu'",
+        "all(map(cpu, transformers.CLIPTextModel.from_pretrained(folder / 'text_encoder', device_map='auto',"
+        " max_memory={0: '20KB'}).parameters()))"],
     "diffusers.DiffusionPipeline.enable_model_cpu_offload": [
         "accepted(pipe.enable_model_cpu_offload)", "accepted(pipe.enable_model_cpu_offload, device=D)",
         "accepted(pipe.enable_model_cpu_offload, gpu_id=0)", "pipe.maybe_free_model_hooks() is None"],
