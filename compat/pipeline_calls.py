@@ -101,6 +101,18 @@ def _xformers(function):
     return set_use_memory_efficient_attention_xformers
 
 
+def _attention_slice(function):
+    """Slices replace the attention processors, and so does None: only without writing each slice into the graph."""
+
+    @functools.wraps(function)
+    def set_attention_slice(self, slice_size):
+        if slice_size is not None:
+            accept("enable_attention_slicing()", "attention never holds the whole score matrix")
+        return function(self, None)
+
+    return set_attention_slice
+
+
 def _attention_backend(function):
     """A backend that is known, but needs a package or a device that is not there (upstream: RuntimeError)."""
 
@@ -169,6 +181,7 @@ TABLE = (
     Replacement("diffusers.hooks", "apply_group_offloading", _group_offload, "accepted"),
     *(Replacement(o, "set_use_memory_efficient_attention_xformers", _xformers, "accepted")
       for o in (_PIPELINE, _MODEL)),
+    Replacement(_PIPELINE, "set_attention_slice", _attention_slice, "accepted: upstream's fused processors"),
     Replacement(_MODEL, "set_attention_backend", _attention_backend, "accepted where its package is missing"),
     *(Replacement(_PIPELINE, f"{verb}_vae_{what}", _of_the_vae(f"{verb}_{what}"), "done by the VAE", added=True)
       for verb in ("enable", "disable") for what in ("slicing", "tiling")),
