@@ -10,7 +10,7 @@ import original_format
 import parity
 import pytest
 import torch
-from test_ip_adapter import PROJECTION, Seen, image_encoder
+from test_ip_adapter import PROJECTION, image_encoder
 from test_ip_adapter import state_dict as ip_adapter
 
 LINEAR = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -49,27 +49,20 @@ def pipe(clean):
     return pipe
 
 
-def differs(pipe, seen, **kwargs):
-    """The call agrees with torch's and gives another picture than all before."""
-    images, _ = parity.assert_same(pipe, lambda: models.call_kwargs(**kwargs))
-    seen.new(images)
-    return images
-
-
 def test_lora(pipe, clean, tmp_path):
     """Several, weighted, fused and taken out, hot-swapped, deleted, unloaded; on UNet and text encoder."""
-    seen = Seen()
-    plain = differs(pipe, seen)
+    seen = parity.Seen()
+    plain = parity.differs(pipe, seen, models.call_kwargs)
     for i, name in enumerate(("first", "second")):
         pipe.load_lora_weights(write_lora(tmp_path / name, 10 * i), adapter_name=name)
     assert {"unet", "text_encoder"} <= set(pipe.get_list_adapters())
     pipe.set_adapters(["first", "second"], [1.0, 0.5])
-    both = differs(pipe, seen)
+    both = parity.differs(pipe, seen, models.call_kwargs)
     before = compiles(clean), compiles(clean, "text_encoder")
     pipe.set_adapters(["first", "second"], [0.2, 0.9])
-    differs(pipe, seen)
+    parity.differs(pipe, seen, models.call_kwargs)
     pipe.set_adapters(["first", "second"], [{"unet": 0.4, "text_encoder": 0.1}, 0.3])
-    differs(pipe, seen)
+    parity.differs(pipe, seen, models.call_kwargs)
     assert (compiles(clean), compiles(clean, "text_encoder")) == before
     pipe.set_adapters(["first", "second"], [1.0, 0.5])
     pipe.fuse_lora(adapter_names=["first", "second"])
@@ -79,42 +72,42 @@ def test_lora(pipe, clean, tmp_path):
     assert np.abs(parity.assert_same(pipe, models.call_kwargs)[1] - plain).max() < parity.PIXELS
     pipe.enable_lora()
     pipe.delete_adapters("second")
-    differs(pipe, seen)
+    parity.differs(pipe, seen, models.call_kwargs)
     pipe.unload_lora_weights()
     assert np.abs(parity.assert_same(pipe, models.call_kwargs)[1] - plain).max() < parity.PIXELS
 
 
 def test_hot_swap(pipe, clean, tmp_path):
     """Other weights in the same place: no new graph."""
-    seen = Seen()
+    seen = parity.Seen()
     unet_only = [peft(models.unet(), seed) for seed in (0, 10)]
     for i, (weights, config) in enumerate(unet_only):
         diffusers.StableDiffusionControlNetPipeline.save_lora_weights(tmp_path / str(i), unet_lora_layers=weights)
     pipe.load_lora_weights(tmp_path / "0", adapter_name="style")
-    differs(pipe, seen)
+    parity.differs(pipe, seen, models.call_kwargs)
     before = compiles(clean)
     pipe.load_lora_weights(tmp_path / "1", adapter_name="style", hotswap=True)
-    differs(pipe, seen)
+    parity.differs(pipe, seen, models.call_kwargs)
     assert compiles(clean) == before
 
 
 def test_dora(pipe, tmp_path):
-    seen = Seen()
-    differs(pipe, seen)
+    seen = parity.Seen()
+    parity.differs(pipe, seen, models.call_kwargs)
     pipe.load_lora_weights(write_lora(tmp_path, 20, use_dora=True))
-    differs(pipe, seen)
+    parity.differs(pipe, seen, models.call_kwargs)
     pipe.fuse_lora()
     parity.assert_same(pipe, models.call_kwargs)
 
 
 def test_lora_of_a_controlnet(pipe):
-    seen = Seen()
-    plain = differs(pipe, seen)
+    seen = parity.Seen()
+    plain = parity.differs(pipe, seen, models.call_kwargs)
     weights, _ = peft(models.controlnet(), 30, [*LINEAR, "conv1"])
     pipe.controlnet.load_lora_adapter(dict(weights), prefix=None, adapter_name="edges")
     for weight in (1.0, 0.4):
         pipe.controlnet.set_adapters(["edges"], [weight])
-        differs(pipe, seen)
+        parity.differs(pipe, seen, models.call_kwargs)
     pipe.controlnet.fuse_lora()
     parity.assert_same(pipe, models.call_kwargs)
     pipe.controlnet.unfuse_lora()
@@ -127,13 +120,13 @@ def test_control_lora(clean):
     blocks = dict(layers_per_block=2)  # the format has no others
     pipe = models.pipeline(unet=models.unet(**blocks), controlnet=models.controlnet(**blocks))
     clean.enable(pipe, strict=True)
-    seen = Seen()
-    differs(pipe, seen)
+    seen = parity.Seen()
+    parity.differs(pipe, seen, models.call_kwargs)
     pipe.controlnet.load_lora_adapter(original_format.control_lora(pipe.controlnet, 5), prefix=None)
-    differs(pipe, seen)
+    parity.differs(pipe, seen, models.call_kwargs)
     assert compiles(clean, "controlnet") == 2 and compiles(clean) == 1
     pipe.controlnet.disable_lora()  # the whole weights were written in place and stay
-    differs(pipe, seen)
+    parity.differs(pipe, seen, models.call_kwargs)
 
 
 def resampler(seed=70, layers=4, inner=64, hidden=16, width=16, queries=4):
@@ -173,8 +166,8 @@ def face_id(seed=72, width=16):
 @pytest.mark.parametrize("projection", [resampler, full_face, face_id])
 def test_ip_adapter_variants(pipe, clean, projection):
     """Plus, full face and FaceID: other projections of the image, or of a face's embedding."""
-    seen = Seen()
-    differs(pipe, seen)
+    seen = parity.Seen()
+    parity.differs(pipe, seen, models.call_kwargs)
     state = ip_adapter(pipe.unet) | {"image_proj": projection()}
     pipe.load_ip_adapter([state], subfolder=[""], weight_name=[""])
     if projection is face_id:
@@ -182,23 +175,23 @@ def test_ip_adapter_variants(pipe, clean, projection):
         with_image = dict(ip_adapter_image_embeds=[embeds])
     else:
         with_image = dict(ip_adapter_image=models.picture(3))
-    differs(pipe, seen, **with_image)
+    parity.differs(pipe, seen, models.call_kwargs, **with_image)
     before = compiles(clean)
     pipe.set_ip_adapter_scale({"down": 0.3, "up": {"block_0": [0.0, 1.0]}})
-    differs(pipe, seen, **with_image)
+    parity.differs(pipe, seen, models.call_kwargs, **with_image)
     assert compiles(clean) == before
     pipe.unload_ip_adapter()
 
 
 def test_textual_inversion(pipe):
-    seen = Seen()
+    seen = parity.Seen()
     pipe.tokenizer = type(pipe.tokenizer).from_pretrained(_saved_tokenizer(pipe))  # the tests share theirs
-    differs(pipe, seen, prompt="a <toy> house")
+    parity.differs(pipe, seen, models.call_kwargs, prompt="a <toy> house")
     generator = torch.Generator().manual_seed(1)
     pipe.load_textual_inversion({"<toy>": torch.randn(16, generator=generator)}, token="<toy>")
-    one = differs(pipe, seen, prompt="a <toy> house")
+    one = parity.differs(pipe, seen, models.call_kwargs, prompt="a <toy> house")
     pipe.load_textual_inversion({"<set>": torch.randn(3, 16, generator=generator)}, token="<set>")
-    differs(pipe, seen, prompt="a <set> house")
+    parity.differs(pipe, seen, models.call_kwargs, prompt="a <set> house")
     assert np.abs(parity.assert_same(pipe, lambda: models.call_kwargs(prompt="a <toy> house"))[1] - one).max() < 1e-3
     pipe.unload_textual_inversion("<set>")
     parity.assert_same(pipe, lambda: models.call_kwargs(prompt="a <toy> house"))

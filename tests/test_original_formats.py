@@ -9,7 +9,6 @@ import parity
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_ip_adapter import Seen
 
 
 def assert_same_weights(pipe, source, *names):
@@ -83,8 +82,8 @@ def test_kohya_lora(clean, tmp_path, family, make):
     """Every part of the file changes the picture, by its own scale."""
     pipe = family.pipeline()
     clean.enable(pipe, strict=True)
-    seen = Seen()
-    seen.new(parity.assert_same(pipe, family.call_kwargs)[0])
+    seen = parity.Seen()
+    parity.differs(pipe, seen, family.call_kwargs)
     parts = make(pipe)
     save_file({k: t for tensors in parts.values() for k, t in tensors.items()}, tmp_path / "style.safetensors")
     pipe.load_lora_weights(tmp_path, weight_name="style.safetensors", adapter_name="style")
@@ -94,4 +93,4 @@ def test_kohya_lora(clean, tmp_path, family, make):
         assert scales == [0.5] * (len(tensors) // 3)  # alpha / rank
     for scales in (1.0, *({other: float(other == name) for other in parts} for name in parts)):
         pipe.set_adapters("style", scales)
-        seen.new(parity.assert_same(pipe, family.call_kwargs)[0])
+        parity.differs(pipe, seen, family.call_kwargs)
