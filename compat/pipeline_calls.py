@@ -44,7 +44,8 @@ def _pipeline_to(function):
 
 
 def _device_map(method: classmethod):
-    """``device_map="cuda"``, ``{"": 0}``. Strategies (``"balanced"``, ``"auto"``) are upstream's own."""
+    """``device_map="cuda"``, ``{"": 0}``. Strategies (``"balanced"``, ``"auto"``) are upstream's own, but see no
+    accelerators: what does not fit into them would be offloaded to where it lies already."""
 
     @functools.wraps(method.__func__)
     def from_pretrained(cls, *args, **kwargs):
@@ -53,6 +54,9 @@ def _device_map(method: classmethod):
             kwargs["device_map"] = {part: here(device) for part, device in where.items()}
         elif where is not None:
             kwargs["device_map"] = here(where)
+        if any(redirected(device) for device in kwargs.get("max_memory") or ()):
+            del kwargs["max_memory"]
+            accept("from_pretrained(max_memory=…)", "the weights lie in the host's memory")
         return method.__func__(cls, *args, **kwargs)
 
     return classmethod(from_pretrained)
@@ -95,6 +99,18 @@ def _xformers(function):
         return function(self, valid, attention_op)
 
     return set_use_memory_efficient_attention_xformers
+
+
+def _attention_slice(function):
+    """Slices replace the attention processors, and so does None: only without writing each slice into the graph."""
+
+    @functools.wraps(function)
+    def set_attention_slice(self, slice_size):
+        if slice_size is not None:
+            accept("enable_attention_slicing()", "attention never holds the whole score matrix")
+        return function(self, None)
+
+    return set_attention_slice
 
 
 def _attention_backend(function):
@@ -165,6 +181,7 @@ TABLE = (
     Replacement("diffusers.hooks", "apply_group_offloading", _group_offload, "accepted"),
     *(Replacement(o, "set_use_memory_efficient_attention_xformers", _xformers, "accepted")
       for o in (_PIPELINE, _MODEL)),
+    Replacement(_PIPELINE, "set_attention_slice", _attention_slice, "accepted: upstream's fused processors"),
     Replacement(_MODEL, "set_attention_backend", _attention_backend, "accepted where its package is missing"),
     *(Replacement(_PIPELINE, f"{verb}_vae_{what}", _of_the_vae(f"{verb}_{what}"), "done by the VAE", added=True)
       for verb in ("enable", "disable") for what in ("slicing", "tiling")),

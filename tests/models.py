@@ -74,14 +74,14 @@ def vae(seed=20):
     return randomise(model, seed + 1)
 
 
-def text_encoder(seed=30, vocabulary=None):
+def text_encoder(seed=30, vocabulary=None, hidden_size=16):
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(seed)
     size = vocabulary or len(tokenizer())
     config = CLIPTextConfig(
-        bos_token_id=size - 2, eos_token_id=size - 1, hidden_size=16, intermediate_size=24, num_attention_heads=4,
-        num_hidden_layers=3, pad_token_id=size - 1, vocab_size=size,
+        bos_token_id=size - 2, eos_token_id=size - 1, hidden_size=hidden_size, intermediate_size=24,
+        num_attention_heads=4, num_hidden_layers=3, pad_token_id=size - 1, vocab_size=size,
     )  # fmt: skip
     return CLIPTextModel(config).eval()
 

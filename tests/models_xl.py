@@ -63,11 +63,11 @@ def union(seed=50):
     return net
 
 
-def text_encoder_2(seed=35):
+def text_encoder_2(seed=35, hidden_size=16):
     from transformers import CLIPTextModelWithProjection
 
     torch.manual_seed(seed)
-    config = models.text_encoder().config
+    config = models.text_encoder(hidden_size=hidden_size).config
     config.projection_dim = 16
     return CLIPTextModelWithProjection(config).eval()
 

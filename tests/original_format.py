@@ -1,4 +1,5 @@
-"""diffusers' weights → the original checkpoint format (CompVis, lllyasviel), which ``from_single_file`` reads."""
+"""diffusers' weights → the original checkpoint formats (CompVis, Stability AI, lllyasviel), which ``from_single_file``
+reads."""
 
 from __future__ import annotations
 
@@ -9,10 +10,16 @@ RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0
 OUTER = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
          "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
          "controlnet_cond_embedding.conv_in": "input_hint_block.0", "controlnet_mid_block": "middle_block_out.0",
-         "controlnet_cond_embedding.conv_out": "input_hint_block.14"}  # fmt: skip
+         "controlnet_cond_embedding.conv_out": "input_hint_block.14", "add_embedding.linear_1": "label_emb.0.0",
+         "add_embedding.linear_2": "label_emb.0.2"}  # fmt: skip
 VAE = {"mid_block.attentions.0": "mid.attn_1", "group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v",
        "to_out.0": "proj_out", "conv_shortcut": "nin_shortcut", "conv_norm_out": "norm_out",
        "downsamplers.0": "downsample", "upsamplers.0": "upsample"}  # fmt: skip
+OPEN_CLIP = {
+    "embeddings.position_embedding.weight": "positional_embedding", "embeddings.token_embedding": "token_embedding",
+    "final_layer_norm": "ln_final", "encoder.layers": "transformer.resblocks", "layer_norm": "ln_", "fc1": "c_fc",
+    "fc2": "c_proj", "self_attn": "attn",
+}  # fmt: skip
 
 
 def denoiser(model, prefix: str) -> dict:
@@ -38,6 +45,11 @@ def control_lora(net, seed: int, rank: int = 2) -> dict:
             found[f"{path}.up"] = random(t.shape[0], rank, *[1] * (t.ndim - 2))
             found[f"{path}.down"] = random(rank, *t.shape[1:])
     return found
+
+
+def denoiser_path(path: str, model) -> str:
+    """The original path of a layer of a UNet."""
+    return _denoiser_key(f"{path}.weight", model.config.layers_per_block + 1, model).removesuffix(".weight")
 
 
 def _denoiser_key(key: str, per_block: int, model) -> str:
@@ -79,4 +91,30 @@ def vae(model, prefix: str = "first_stage_model.") -> dict:
         key = re.sub(r"down_blocks\.(\d)", r"down.\1", key).replace("resnets", "block")
         key = re.sub(r"up_blocks\.(\d)", lambda m: f"up.{last - int(m[1])}", key)
         found[prefix + key] = t
+    return found
+
+
+def xl(unet, autoencoder, text_encoder, text_encoder_2) -> dict:
+    """An SDXL base checkpoint: UNet, VAE, CLIP's and OpenCLIP's text encoder."""
+    found = denoiser(unet, "model.diffusion_model.") | vae(autoencoder)
+    first = "conditioner.embedders.0.transformer.text_model."
+    found |= {first + key.removeprefix("text_model."): t for key, t in text_encoder.state_dict().items()}
+    found |= {f"conditioner.embedders.1.model.{key}": t for key, t in open_clip(text_encoder_2).items()}
+    return {key: t.contiguous() for key, t in found.items()}
+
+
+def open_clip(text_encoder) -> dict:
+    """A CLIPTextModelWithProjection: queries, keys and values are one matrix, the projection is transposed."""
+    import torch
+
+    state = {key.removeprefix("text_model."): t for key, t in text_encoder.state_dict().items()}
+    found = {"text_projection": state.pop("text_projection.weight").T}
+    for key in list(state):
+        if match := re.match(r"(.*self_attn)\.q_proj\.(weight|bias)", key):
+            parts = [state.pop(f"{match[1]}.{x}_proj.{match[2]}") for x in "qkv"]
+            state[f"{match[1]}.in_proj_{match[2]}"] = torch.cat(parts)
+    for key, t in state.items():
+        for ours, theirs in OPEN_CLIP.items():
+            key = key.replace(ours, theirs)
+        found[key] = t
     return found

@@ -61,5 +61,20 @@ def assert_close(latents, reference_latents, images, reference):
     assert (np.abs(images - reference) <= limit + 1e-6).mean() >= 0.999
 
 
+class Seen(list):
+    """The pictures of a pipeline, after one change of it after the other."""
+
+    def new(self, images):
+        assert all(np.abs(images - old).max() > 2 / 255 for old in self), "the change changes nothing"
+        self.append(images)
+
+
+def differs(pipe, seen: Seen, make_kwargs, **overrides) -> np.ndarray:
+    """The call agrees with torch's, and gives another picture than all before."""
+    images, _ = assert_same(pipe, lambda: make_kwargs(**overrides))
+    seen.new(images)
+    return images
+
+
 def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got - expected).abs().max() / expected.abs().max())

@@ -213,6 +213,22 @@ def test_gradients_are_torchs(clean, shared, caplog):
     pipe.unet.zero_grad()
 
 
+def test_latents_made_with_gradients(clean, shared):
+    """A script that encodes a picture itself, outside torch.no_grad(): torch computes, the next call is ours again."""
+    pipe = models.pipeline(**shared)
+    picture = torch.rand(1, 3, 64, 64)
+    expected = pipe.vae.encode(picture).latent_dist.mode()
+    clean.enable()
+    before = clean.stats().get("vae.encoder")
+    latents = pipe.vae.encode(picture).latent_dist.mode()
+    assert latents.requires_grad and torch.equal(latents, expected)
+    with torch.no_grad():
+        again = pipe.vae.encode(picture).latent_dist.mode()
+    assert (again - expected).abs().max() < 1e-4 * expected.abs().max()
+    now = clean.stats()["vae.encoder"]
+    assert now.fallbacks - (before.fallbacks if before else 0) == now.calls - (before.calls if before else 0) == 1
+
+
 def test_subclass_that_calls_super(clean):
     """A component's class may wrap its parent's forward; it must be taken over once, not twice."""
     from diffusers import ControlNetModel

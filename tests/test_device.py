@@ -146,7 +146,7 @@ def test_this_machine():
 def test_what_is_left_out(monkeypatch):
     monkeypatch.setenv(WITHOUT, "merge_duplicates, attention")
     assert target("Ascend").without == {"merge_duplicates", "attention"} and target("Ascend", "").without == set()
-    with pytest.raises(UnknownRewrite, match="rewrite attention for CPU; known: drop_no_ops, fold_constants"):
+    with pytest.raises(UnknownRewrite, match="rewrite attention for CPU; known: drop_no_ops, drop_unread"):
         target("CPU")
 
 

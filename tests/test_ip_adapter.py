@@ -52,14 +52,8 @@ def pipe(clean):
     return pipe
 
 
-class Seen(list):
-    def new(self, images):
-        assert all(np.abs(images - old).max() > 2 / 255 for old in self), "the change changes nothing"
-        self.append(images)
-
-
 def test_loaded_scaled_and_unloaded(pipe):
-    seen = Seen()
+    seen = parity.Seen()
     plain, _ = parity.assert_same(pipe, models.call_kwargs)
     seen.new(plain)
     load(pipe, 60)
@@ -87,7 +81,7 @@ def test_two_adapters_with_masks(pipe):
     embeds = [torch.randn(2, 1, PROJECTION, generator=torch.Generator().manual_seed(i)) for i in (1, 2)]
     masks = [torch.zeros(1, 1, models.SIZE, models.SIZE) for _ in embeds]
     masks[0][..., : models.SIZE // 2], masks[1][..., models.SIZE // 2 :] = 1.0, 1.0
-    seen = Seen()
+    seen = parity.Seen()
 
     def with_embeds(**kwargs):
         return lambda: models.call_kwargs(ip_adapter_image_embeds=embeds, **kwargs)

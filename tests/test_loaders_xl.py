@@ -8,7 +8,7 @@ import numpy as np
 import parity
 import pytest
 import torch
-from test_ip_adapter import Seen, image_encoder
+from test_ip_adapter import image_encoder
 from test_ip_adapter import load as load_ip_adapter
 from test_loaders import TEXT, peft
 
@@ -22,12 +22,6 @@ def pipe(clean):
     return pipe
 
 
-def differs(pipe, seen, **kwargs):
-    images, _ = parity.assert_same(pipe, lambda: models_xl.call_kwargs(**kwargs))
-    seen.new(images)
-    return images
-
-
 def compiles(clean):
     return [clean.stats()[label].compiles for label in ("unet", *ENCODERS)]
 
@@ -39,15 +33,15 @@ def test_lora_of_two_text_encoders(pipe, clean, tmp_path):
         weights, config = peft(make(), seed, *([TEXT] if name in ENCODERS else []))
         layers |= {f"{name}_lora_layers": weights, f"{name}_lora_adapter_metadata": config.to_dict()}
     diffusers.StableDiffusionXLControlNetPipeline.save_lora_weights(tmp_path, **layers)
-    seen = Seen()
-    plain = differs(pipe, seen)
+    seen = parity.Seen()
+    plain = parity.differs(pipe, seen, models_xl.call_kwargs)
     pipe.load_lora_weights(tmp_path, adapter_name="style")
     assert set(pipe.get_list_adapters()) == set(makers)
-    differs(pipe, seen)
+    parity.differs(pipe, seen, models_xl.call_kwargs)
     before = compiles(clean)
     for weights in ({"unet": 0.5}, {"text_encoder_2": 3.0}, {"unet": 0.3, "text_encoder": 2.0, "text_encoder_2": 0.0}):
         pipe.set_adapters("style", weights)
-        differs(pipe, seen)
+        parity.differs(pipe, seen, models_xl.call_kwargs)
     assert compiles(clean) == before
     weighted = seen[-1]
     pipe.fuse_lora(components=[*makers])
@@ -58,15 +52,15 @@ def test_lora_of_two_text_encoders(pipe, clean, tmp_path):
 
 
 def test_ip_adapter(pipe, clean):
-    seen = Seen()
-    plain = differs(pipe, seen)
+    seen = parity.Seen()
+    plain = parity.differs(pipe, seen, models_xl.call_kwargs)
     load_ip_adapter(pipe, 60)
     with_image = dict(ip_adapter_image=models.picture(3))
-    differs(pipe, seen, **with_image)
+    parity.differs(pipe, seen, models_xl.call_kwargs, **with_image)
     before = compiles(clean)
     for scale in (0.3, {"down": {"block_1": [0.0]}, "up": {"block_0": [1.5, 0.2]}}):
         pipe.set_ip_adapter_scale(scale)
-        differs(pipe, seen, **with_image)
+        parity.differs(pipe, seen, models_xl.call_kwargs, **with_image)
     assert compiles(clean) == before
     pipe.unload_ip_adapter()
     assert np.abs(parity.assert_same(pipe, models_xl.call_kwargs)[0] - plain).max() == 0
@@ -75,13 +69,13 @@ def test_ip_adapter(pipe, clean):
 def test_textual_inversion_of_two_text_encoders(pipe, tmp_path):
     pipe.tokenizer.save_pretrained(tmp_path)  # the tests share theirs
     pipe.tokenizer, pipe.tokenizer_2 = (type(pipe.tokenizer).from_pretrained(tmp_path) for _ in range(2))
-    seen = Seen()
+    seen = parity.Seen()
     prompt = dict(prompt="a <toy> house", prompt_2="oil on <toy>")
-    differs(pipe, seen, **prompt)
+    parity.differs(pipe, seen, models_xl.call_kwargs, **prompt)
     generator = torch.Generator().manual_seed(1)
     for number in ("", "_2"):
         pipe.load_textual_inversion(
             torch.randn(2, 16, generator=generator), token="<toy>", text_encoder=getattr(pipe, f"text_encoder{number}"),
             tokenizer=getattr(pipe, f"tokenizer{number}"),
         )  # fmt: skip
-        differs(pipe, seen, **prompt)
+        parity.differs(pipe, seen, models_xl.call_kwargs, **prompt)

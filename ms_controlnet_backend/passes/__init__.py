@@ -9,12 +9,16 @@ from ..hookspecs import Pass, hookimpl
 @hookimpl
 def register_passes():
     from .drop_no_ops import drop_no_ops
+    from .drop_unread import drop_unread
     from .fold_constants import fold_constants
+    from .fuse_attention import fuse_attention
     from .merge_duplicates import merge_duplicates
     from .split_complex import split_complex
 
     return [
         Pass("drop_no_ops", drop_no_ops, order=10),
+        Pass("drop_unread", drop_unread, order=12),
+        Pass("fuse_attention", fuse_attention, order=15),
         Pass("fold_constants", fold_constants, order=20),
         Pass("split_complex", split_complex, order=25),
         Pass("merge_duplicates", merge_duplicates, order=30),

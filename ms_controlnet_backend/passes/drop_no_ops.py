@@ -14,6 +14,7 @@ COPIES = {
     aten.lift_fresh.default,
     aten.lift_fresh_copy.default,
     aten.to.device,
+    aten.to.dtype,
 }
 BY_ONE = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
 ASSERTIONS = {aten._assert_tensor_metadata.default}

@@ -139,7 +139,9 @@ PIPELINE_CALLS = {
         "diffusers.ControlNetModel.from_pretrained(folder / 'controlnet', device_map=D).device.type == 'cpu'",
         "cpu(diffusers.ControlNetModel.from_pretrained(folder / 'controlnet', device_map={'': 0}).conv_in.bias)"],
     "transformers.PreTrainedModel.from_pretrained": [
-        "transformers.CLIPTextModel.from_pretrained(folder / 'text_encoder', device_map=M).device.type == 'cpu'"],
+        "transformers.CLIPTextModel.from_pretrained(folder / 'text_encoder', device_map=M).device.type == 'cpu'",
+        "all(map(cpu, transformers.CLIPTextModel.from_pretrained(folder / 'text_encoder', device_map='auto',"
+        " max_memory={0: '20KB'}).parameters()))"],
     "diffusers.DiffusionPipeline.enable_model_cpu_offload": [
         "accepted(pipe.enable_model_cpu_offload)", "accepted(pipe.enable_model_cpu_offload, device=D)",
         "accepted(pipe.enable_model_cpu_offload, gpu_id=0)", "pipe.maybe_free_model_hooks() is None"],
@@ -156,6 +158,11 @@ PIPELINE_CALLS = {
         "pipe.disable_xformers_memory_efficient_attention() is None"],
     "diffusers.ModelMixin.set_use_memory_efficient_attention_xformers": [
         "accepted(pipe.unet.enable_xformers_memory_efficient_attention, attention_op=None)"],
+    "diffusers.DiffusionPipeline.set_attention_slice": [
+        "accepted(pipe.enable_attention_slicing) and not sliced()",
+        "accepted(pipe.enable_attention_slicing, 'max') and accepted(pipe.disable_attention_slicing) and not sliced()",
+        "not pipe.unet.set_attention_slice(2) and sliced() and accepted(pipe.enable_attention_slicing, 1)"
+        " and not sliced()"],
     "diffusers.ModelMixin.set_attention_backend": ["accepted(pipe.unet.set_attention_backend, 'xformers')",
                                                    "accepted(pipe.unet.set_attention_backend, 'native')"],
     "diffusers.DiffusionPipeline.enable_vae_slicing": ["pipe.enable_vae_slicing() or pipe.vae.use_slicing"],
@@ -232,6 +239,9 @@ def names(pipe, tmp_path):
 
     def accepted(call, *args, **kwargs):
         return call(*args, **kwargs) is None and not any(hasattr(c, "_hf_hook") for c in pipe.components.values())
+
+    def sliced():
+        return any("Sliced" in type(p).__name__ for p in pipe.unet.attn_processors.values())
 
     def timed(start, end):
         start.record()
