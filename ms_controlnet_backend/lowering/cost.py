@@ -19,8 +19,9 @@ LAUNCH = 15e-6
 """seconds of a kernel that does nothing"""
 KEPT_BYTES = 10e9
 """bytes of prepared weights worth a second of every call"""
-KEPT_SHARE = 0.25
-"""Most that the prepared weights of a component take together, as a share of its weights in float32."""
+KEPT_SHARE, KEPT_LEAST = 0.25, 64 * 2**20
+"""Most that the prepared weights of a component take together, as a share of its weights in float32; bytes that any
+component may take."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,15 @@ class Plan:
 
 class Kept:
     """The prepared weights of a component. Those that other graphs of it keep cost this one nothing, and no weight is
-    kept in two arrangements; of further ones, first come, first served, while KEPT_SHARE lasts.
+    kept in two arrangements; of further ones, first come, first served, as many as KEPT_SHARE admits.
 
     weights: the component's. held: id of a weight → {arrangement: bytes}, what other graphs keep of it."""
 
     def __init__(self, weights: Iterable = (), held: Mapping[int, dict] = MappingProxyType({})):
         sizes = {id(w): 4 * w.numel() for w in weights}
         self._held = {i: dict(held.get(i, {})) for i in sizes}
-        self._left = KEPT_SHARE * sum(sizes.values()) - sum(sum(of.values()) for of in self._held.values())
+        most = max(KEPT_LEAST, KEPT_SHARE * sum(sizes.values()))
+        self._left = most - sum(sum(of.values()) for of in self._held.values())
 
     def cheapest(self, plans: Iterable[Plan], weight=None) -> Plan:
         """The plan to be built. weight: the one that the plans would keep."""
