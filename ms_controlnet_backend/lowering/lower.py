@@ -26,7 +26,7 @@ def lower(captured, registry: Registry, target: str, compute_dtype, without=(), 
     """The Program of a captured graph.
 
     captured: :class:`~ms_controlnet_backend.capture.Captured`. compute_dtype: torch dtype → MindSpore dtype name.
-    without: names of rewrites not to be made (:data:`.ascend.REWRITES`).
+    without: names of rewrites not to be made (:data:`.ascend.REWRITES`). held: as of :class:`.cost.Kept`.
     Raises Refused, naming the overload and its schema, where an operator has no lowering or not for its arguments.
     """
     program = Program(captured.name)

@@ -159,7 +159,7 @@ class WeightStore:
     def prepared(self) -> dict[int, dict[Callable, int]]:
         """What is kept of tensors in another arrangement: id of a tensor → {prepare: bytes}."""
         found: dict[int, dict] = {}
-        for t, shape, prepare in self._weights:
+        for t, shape, prepare in list(self._weights):  # a tensor that dies meanwhile takes its entry away
             if prepare is not None:
                 found.setdefault(t, {})[prepare] = 4 * math.prod(shape)
         return found
