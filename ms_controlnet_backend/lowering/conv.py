@@ -12,9 +12,9 @@ import torch
 
 from ..errors import Unsupported
 from . import Family
-from .cost import Plan, cheapest
+from .cost import Plan
 from .samples import t
-from .winograd import OUTPUTS, SIZE, tiles_of, winograd
+from .winograd import OUTPUTS, SIZE, WinogradWeight, tiles_of, winograd
 
 aten = torch.ops.aten
 family = Family()
@@ -83,8 +83,10 @@ def _convolve(b, x, weight, bias, stride, padding, dilation):
         if stride != (1, 1):
             rows = b.gather_rows(rows, _pixels(x.shape, (1, 1), stride, padding, dilation, out).reshape(-1))
         return _biased(b, b.from_rows(b.matmul(rows, b.reshape(weight, (o, c)), transpose_y=True), shape), bias)
-    plan = cheapest(_plans(b, x, weight, bias, stride, padding, dilation, out))
-    b.chosen(plan.name, f"{plan.seconds * 1e3:.3g} ms expected")
+    plans = _plans(b, x, weight, bias, stride, padding, dilation, out)
+    plan = b.kept.cheapest(plans, b.program.weights.get(weight))
+    kept = f", {plan.kept / 2**20:.3g} MiB kept" if plan.kept else ""
+    b.chosen(plan.name, f"{plan.seconds * 1e3:.3g} ms expected{kept}")
     return plan.build()
 
 
@@ -102,11 +104,9 @@ def _plans(b, x, weight, bias, stride, padding, dilation, out):
 
     moved = 6 * pixels * c + (2 * IM2COL + 1) * columns + matrix + 9 * results * o
     yield Plan("im2col", product, 4 * moved, 6 + 4 * n, 0, unfolded)
-    if not b.is_weight(weight):
-        return
     if (kh, kw) == (3, 3) and stride == padding == dilation == (1, 1):
-        yield _winograd_plan(b, x, weight, bias)
-    if columns * 4 > COLUMN_BYTES:
+        yield from _winograd_plans(b, x, weight, bias)
+    if columns * 4 > COLUMN_BYTES or not b.is_weight(weight):
         return
 
     def gathered():
@@ -116,16 +116,24 @@ def _plans(b, x, weight, bias, stride, padding, dilation, out):
         return _biased(b, b.from_rows(b.matmul(d, kernel, transpose_y=True), shape), bias)
 
     moved = 2 * pixels * c + 5 * columns + matrix + results * o
-    yield Plan("gathered pixels", product, 4 * moved, 4, 4 * matrix, gathered)
+    yield Plan("gathered pixels", product, 4 * moved, 4, 4 * matrix, gathered, PixelsFirst())
 
 
-def _winograd_plan(b, x, weight, bias):
+def _winograd_plans(b, x, weight, bias):
+    """With the transformed weight kept, or made anew in every call, which costs the time to write and read it."""
     n, c, h, w = x.shape
     o, places, outputs, tiles = weight.shape[0], SIZE * SIZE, OUTPUTS * OUTPUTS, tiles_of(n, h, w)
+    transformed = places * c * o
     flops = 2.0 * tiles * places * (c * o + places * c + outputs * o)
-    moved = 2 * n * h * w * c + tiles * (7 * places * c + 4 * places * o + 5 * outputs * o) + places * c * o
-    kept = 4 * places * c * o
-    return Plan("winograd", flops, 4 * moved, 10, kept, lambda: b.from_rows(winograd(b, x, weight, bias), (n, o, h, w)))
+    moved = 2 * n * h * w * c + tiles * (7 * places * c + 4 * places * o + 5 * outputs * o) + transformed
+
+    def way(keep):
+        return lambda: b.from_rows(winograd(b, x, weight, bias, keep), (n, o, h, w))
+
+    if b.is_weight(weight):
+        yield Plan("winograd", flops, 4 * moved, 10, 4 * transformed, way(True), WinogradWeight())
+    flops, moved = flops + 2.0 * 9 * transformed, moved + 9 * c * o + 2 * transformed
+    yield Plan("winograd on the fly", flops, 4 * moved, 12, 0, way(False))
 
 
 @dataclass(frozen=True)

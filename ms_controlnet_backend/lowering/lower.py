@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import operator
 import re
+from types import MappingProxyType
 
 from ..errors import Refused, Unsupported
 from ..plugins import Registry
 from .ascend.builder import AscendBuilder
 from .builder import Builder, Program, Value
+from .cost import Kept
 from .liveness import keep
 
 BUILDERS = {"Ascend": AscendBuilder}
@@ -20,15 +22,16 @@ HOW_TO_ADD = (
 )
 
 
-def lower(captured, registry: Registry, target: str, compute_dtype, without=()) -> Program:
+def lower(captured, registry: Registry, target: str, compute_dtype, without=(), held=MappingProxyType({})) -> Program:
     """The Program of a captured graph.
 
     captured: :class:`~ms_controlnet_backend.capture.Captured`. compute_dtype: torch dtype → MindSpore dtype name.
-    without: names of rewrites not to be made (:data:`.ascend.REWRITES`).
+    without: names of rewrites not to be made (:data:`.ascend.REWRITES`). held: as of :class:`.cost.Kept`.
     Raises Refused, naming the overload and its schema, where an operator has no lowering or not for its arguments.
     """
     program = Program(captured.name)
-    builder = BUILDERS.get(target, Builder)(program, target, compute_dtype, without)
+    kept = Kept([w.tensor for w in captured.weights.values() if not w.constant], held)
+    builder = BUILDERS.get(target, Builder)(program, target, compute_dtype, without, kept)
     environment: dict = {}
     for node in captured.graph.nodes:
         if node.op == "placeholder":

@@ -44,26 +44,35 @@ def tiles_of(n: int, h: int, w: int) -> int:
     return n * -(-h // OUTPUTS) * -(-w // OUTPUTS)
 
 
-def winograd(b, x, weight, bias=None):
+def winograd(b, x, weight, bias=None, keep=True):
     """x: (N, C, H, W), weight: (O, C, 3, 3), bias: (O,), padding 1 → the (N H W, O) matrix of the result. The bias is
-    added band by band, in the cache."""
+    added band by band, in the cache. keep: the transformed weight is made once and kept, else in every call."""
     n, c, h, w = x.shape
     o, places, outputs = weight.shape[0], SIZE * SIZE, OUTPUTS * OUTPUTS
     take, give = (b.constant(torch.kron(*[torch.tensor(m, dtype=torch.float32)] * 2)) for m in (_INPUT, _OUTPUT))
-    kernel = b.prepared(weight, WinogradWeight(), (places, c, o))
     matrix = b.rows(x)
+    kernel = b.prepared(weight, WinogradWeight(), (places, c, o)) if keep else None
     bands, last = [], None
     for first, count in _bands(n, h, places * -(-w // OUTPUTS) * max(c, o) * 4):
         source, target = _rows(n, h, w, first, count)
         area = source.shape[1]
         d = b.gather_rows(matrix, source, last)
+        kernel = kernel or _transformed(b, weight, d)
         d = b.matmul(take, b.reshape(d, (places, area * c)))
-        y = b.matmul(b.reshape(d, (places, area, c)), kernel)
+        y = b.matmul(b.reshape(d, (places, area, c)), kernel, transpose_y=not keep)
         y = b.matmul(give, b.reshape(y, (places, area * o)))
         last = b.gather_rows(b.reshape(y, (outputs * area, o)), target)
         last = last if bias is None else b.add(last, b.reshape(bias, (1, o)))
         bands.append(last)
     return b.concat(bands, 0)
+
+
+def _transformed(b, weight, done):
+    """(O, C, 3, 3) → (16, O, C), in every call; after ``done``, or those of all layers would be made at once."""
+    o, c = weight.shape[:2]
+    transform = b.constant(torch.kron(*[torch.tensor(_WEIGHT, dtype=torch.float32)] * 2))
+    original = b.after(b.reshape(weight, (o * c, 9)), done)
+    return b.reshape(b.matmul(transform, original, transpose_y=True), (SIZE * SIZE, o, c))
 
 
 def _bands(n, h, row_bytes):

@@ -8,6 +8,7 @@ a run whatever they say. The original may be released (:mod:`.released`): then t
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -154,6 +155,14 @@ class WeightStore:
     def known(self, t: torch.Tensor) -> list[Weight]:
         """All Weights of a tensor."""
         return [w for key, w in self._weights.items() if key[0] == id(t) and w.source() is t]
+
+    def prepared(self) -> dict[int, dict[Callable, int]]:
+        """What is kept of tensors in another arrangement: id of a tensor → {prepare: bytes}."""
+        found: dict[int, dict] = {}
+        for t, shape, prepare in list(self._weights):  # a tensor that dies meanwhile takes its entry away
+            if prepare is not None:
+                found.setdefault(t, {})[prepare] = 4 * math.prod(shape)
+        return found
 
     def hand_over(self, old: torch.Tensor, new: torch.Tensor) -> None:
         """``new`` takes the place of ``old``, with the same numbers."""

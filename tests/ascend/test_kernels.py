@@ -10,7 +10,7 @@ from ascend.test_lowerings import CASES, TARGET, lowered
 from ms_controlnet_backend.compat import ascend_kernels
 
 from ms_controlnet_backend import plugins
-from ms_controlnet_backend.lowering import conv
+from ms_controlnet_backend.lowering import cost
 from ms_controlnet_backend.lowering.lower import lower
 from ms_controlnet_backend.lowering.program import Program
 from ms_controlnet_backend.lowering.trial import trial
@@ -37,7 +37,7 @@ def test_what_is_known_to_be_there_and_not():
 @pytest.mark.parametrize("primitive, op", [("Im2Col", CONVOLUTION), ("BiasAdd", torch.ops.aten.linear.default)])
 def test_a_lowering_for_the_cpu_is_noticed(primitive, op, tmp_path, monkeypatch):
     """The CPU's convolutions and linear layers use primitives that Ascend has no kernel for."""
-    monkeypatch.setattr(conv, "cheapest", lambda plans: next(p for p in plans if p.name == "im2col"))
+    monkeypatch.setattr(cost.Kept, "cheapest", lambda self, plans, _: next(p for p in plans if p.name == "im2col"))
     sample = plugins.registry().lowering(op, "CPU").samples[0]
     captured, _, _ = trial(op, sample.args, {}, torch.Generator().manual_seed(0))
     target = Target("CPU")

@@ -57,10 +57,10 @@ def test_generated_source_is_readable_and_deterministic(cache):
 @pytest.mark.parametrize("stride, padding, dilation", [(1, 1, 1), (2, 1, 1), (1, 2, 2), (2, 0, 1)])
 def test_convolution_in_bands(cache, monkeypatch, stride, padding, dilation):
     """A convolution too large for one column matrix is done in bands of rows: the same result."""
-    from ms_controlnet_backend.lowering import conv
+    from ms_controlnet_backend.lowering import conv, cost
 
     monkeypatch.setattr("ms_controlnet_backend.passes.run", lambda captured, passes: None)
-    monkeypatch.setattr(conv, "cheapest", lambda plans: next(p for p in plans if p.name == "im2col"))
+    monkeypatch.setattr(cost.Kept, "cheapest", lambda self, plans, _: next(p for p in plans if p.name == "im2col"))
     monkeypatch.setattr(conv, "COLUMN_BYTES", 3 * 3 * 9 * 4 * 10)
     args = (
         T((2, 3, 17, 10)),

@@ -1,5 +1,7 @@
 """Lowerings with several ways: each way against float64 on real Stable Diffusion shapes, and which one is chosen."""
 
+import functools
+
 import pytest
 import torch
 from ms_controlnet_backend.compat import mindspore_runtime
@@ -8,7 +10,7 @@ from torch.nn import functional as F
 
 from ms_controlnet_backend import codegen, plugins
 from ms_controlnet_backend.capture import capture
-from ms_controlnet_backend.lowering import conv, winograd
+from ms_controlnet_backend.lowering import cost, winograd
 from ms_controlnet_backend.runtime import executable
 from ms_controlnet_backend.runtime.source_cache import SourceCache
 from ms_controlnet_backend.runtime.target import Target
@@ -96,14 +98,16 @@ def test_convolution(cache, name):
     assert any(f"aten.conv2d.default ({w}, " in source for w in way.split("|")), source
 
 
-@pytest.mark.parametrize("way", ["im2col", "gathered pixels", "winograd"])
+@pytest.mark.parametrize("way", ["im2col", "gathered pixels", "winograd", "winograd on the fly"])
 @pytest.mark.parametrize("shape", [(2, 24, 9, 14), (1, 8, 1, 1), (1, 40, 2, 7)])
 def test_every_way(cache, monkeypatch, way, shape):
     """Also where it would not be chosen; Winograd in bands."""
-    monkeypatch.setattr(conv, "cheapest", lambda plans: next(p for p in plans if p.name == way))
+    monkeypatch.setattr(cost.Kept, "cheapest", lambda self, plans, weight: next(p for p in plans if p.name == way))
     monkeypatch.setattr(winograd, "BAND_BYTES", 16 * -(-shape[3] // 2) * 40 * 4 * 2)
     module = block(lambda m, x: m.conv(x), conv=lambda: nn.Conv2d(shape[1], 40, 3, padding=1))
-    assert f"({way}, " in check(cache, module, image(*shape))
+    source = check(cache, module, image(*shape))
+    assert f"({way}, " in source
+    assert shape[2:] == (1, 1) or "= BiasAdd(" in source and "= Add(" not in source
 
 
 def test_one_bad_sample_stays_alone(cache):
@@ -176,7 +180,7 @@ def test_a_changed_weight_is_transformed_again(cache):
     module = block(lambda m, x: m.conv(x), conv=lambda: nn.Conv2d(320, 320, 3, padding=1))
     x = image(2, 320, 32, 32)
     source, before, graph = run(cache, module, x)
-    assert "winograd" in source
+    assert "(winograd, " in source
     for change in (
         lambda w: w.mul_(1.5),
         lambda w: w.data.mul_(0.5),
@@ -202,6 +206,44 @@ def test_equal_transforms_share_their_weight(cache):
             graph, _ = executable.build(captured, tensors, plugins.registry(), Transfers(target), store, cache)
         used.append({id(w) for w in graph.converted})
     assert used[0] and used[0] == used[1]
+
+
+def chain(layers=6):
+    """Equal convolutions, one after the other."""
+    return block(
+        lambda m, x: functools.reduce(lambda y, layer: layer(y), m.children(), x),
+        **{f"conv{i}": lambda: nn.Conv2d(320, 320, 3, padding=1) for i in range(layers)},
+    )
+
+
+def test_prepared_weights_are_bounded(cache, monkeypatch):
+    """Winograd's weight is 16/9 of the original: of eight equal layers the first keeps it and no other. The others make
+    it in every call, from the weight as it is then, and after their input: all at once would take as much memory."""
+    monkeypatch.setattr(cost, "KEPT_LEAST", 0)
+    module, x = chain(8), image(2, 320, 32, 32)
+    source, before, graph = run(cache, module, x)
+    assert source.count("(winograd, ") == 1 and source.count("(winograd on the fly, ") == 7
+    assert [id(w.source()) for w in graph.converted] == [id(module.conv0.weight)]
+    assert source.count("= Depend(self.w_") == 7
+    with torch.no_grad():
+        torch.testing.assert_close(before, module(x), rtol=1e-3, atol=1e-4)
+        module.conv7.weight.data.mul_(-1)
+        torch.testing.assert_close(graph([x], executable.Crossings()), module(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(32, 4, 32), (4, 32, 4)])
+def test_a_weight_is_kept_once_for_all_sizes(cache, monkeypatch, sizes):
+    """What one size keeps, another one uses, and it keeps no second arrangement, nor more than the first one might."""
+    monkeypatch.setattr(cost, "KEPT_BYTES", 1e15)
+    module = chain(3)
+    target, store, kept = Target("CPU"), WeightStore(Target("CPU")), []
+    for size in sizes:
+        with torch.no_grad():
+            structure, tensors = Arguments(module.forward, frozenset()).split((image(1, 320, size, size),), {})
+            captured = capture("block", module, module.forward, structure, tensors)
+            executable.build(captured, tensors, plugins.registry(), Transfers(target), store, cache)
+        kept.append(store.prepared())
+    assert kept[0] == kept[1] == kept[2] and all(len(of) == 1 for of in kept[0].values()) and len(kept[0]) == 3
 
 
 def test_long_programs_are_cut_into_methods(cache, monkeypatch):

@@ -25,8 +25,8 @@ class AscendBuilder(Builder):
 
     score_bytes = 2**29
 
-    def __init__(self, program: Program, target: str, compute_dtype, without=()):
-        super().__init__(program, target, compute_dtype, without)
+    def __init__(self, program: Program, target: str, compute_dtype, without=(), kept=None):
+        super().__init__(program, target, compute_dtype, without, kept)
         self._permuted: dict[Value, tuple[Value, tuple[int, ...]]] = {}
         self._transposes: dict[tuple, Value] = {}
         self._casts: dict[tuple, Value] = {}
