@@ -20,15 +20,15 @@ HOW_TO_ADD = (
 )
 
 
-def lower(captured, registry: Registry, target: str, compute_dtype, without=()) -> Program:
+def lower(captured, registry: Registry, target: str, compute_dtype, without=(), **options) -> Program:
     """The Program of a captured graph.
 
     captured: :class:`~ms_controlnet_backend.capture.Captured`. compute_dtype: torch dtype → MindSpore dtype name.
-    without: names of rewrites not to be made (:data:`.ascend.REWRITES`).
+    without: names of rewrites not to be made (:data:`.ascend.REWRITES`). options: what else the target's builder takes.
     Raises Refused, naming the overload and its schema, where an operator has no lowering or not for its arguments.
     """
     program = Program(captured.name)
-    builder = BUILDERS.get(target, Builder)(program, target, compute_dtype, without)
+    builder = BUILDERS.get(target, Builder)(program, target, compute_dtype, without, **options)
     environment: dict = {}
     for node in captured.graph.nodes:
         if node.op == "placeholder":
