@@ -75,6 +75,7 @@ def export(pipe, folder: Path, target: Target, **call) -> dict:
         "format": FORMAT,
         "pipeline": type(pipe).__name__,
         "target": target.device,
+        "npu": target.options.get("npu"),
         "without": sorted(target.without),
         "versions": {name: versions.installed(name) for name in versions.TESTED},
         "components": engine.components,
