@@ -66,7 +66,7 @@ def assert_equal(program, module, x):
         (torch.float16, (True, True, True), [GROUPED]),
         (torch.float16, (False, True, False), [GROUPED, LINEAR]),
         (torch.bfloat16, (False, False, False), [GROUPED]),
-        (torch.bfloat16, (True, False, False), [GROUPED, LINEAR]),  # the kernel wants bfloat16's bias in float32
+        (torch.bfloat16, (True, True, False), [LINEAR] * 3),  # the kernel wants bfloat16's bias in float32
         (torch.float32, (False, False, False), [LINEAR] * 3),  # the kernel has no float32
     ],
 )
