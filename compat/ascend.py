@@ -18,6 +18,20 @@ DRIVER = ("libascend_hal", "libdrvdsmi", "libdcmi", "libc_sec", "libmmpa")
 SET_ENV = "/usr/local/Ascend/ascend-toolkit/set_env.sh"
 
 
+MODELS = ((r"910b4", "910B4"), (r"910b\d|910_9\d", "910B"), (r"910", "910"), (r"310p", "310P"))
+"""Beginning of what the runtime calls an NPU ("Ascend" before it) → the name it goes by here; "Ascend910B" without a
+number is a 910. The A3 series (910_93…) has the kernels of the 910B."""
+FAMILIES = {"ascend910b": "910B", "ascend910_93": "910B", "ascend910": "910", "ascend310p": "310P"}
+"""The same for the families that MindSpore names where it does not say more."""
+
+
+def model(device_name: str, family: str = "") -> str | None:
+    """Which NPU it is; None for one that is not known here."""
+    name = device_name.lower().removeprefix("ascend")
+    found = next((known for beginning, known in MODELS if re.match(beginning, name)), None)
+    return found or FAMILIES.get(family.lower())
+
+
 def device_number(environment: Mapping[str, str], devices: int | None = None) -> int | None:
     """The number of the device that the environment names, None where it names none. devices: how many this machine
     has, for a rank that is counted over several machines. Raises ValueError, naming the variable."""

@@ -96,6 +96,20 @@ def select_device(name: str | None) -> str:
     return device
 
 
+def npu() -> str | None:
+    """The model of the NPU that is there, as :func:`.ascend.model` names it; None where MindSpore does not tell."""
+    ms, found = mindspore(), []
+    for ask in (
+        lambda: ms.hal.get_device_name(0, "Ascend"),
+        lambda: ms.context.MSContext.get_instance().get_ascend_soc_version(),
+    ):
+        try:
+            found.append(str(ask()))
+        except (AttributeError, ValueError, RuntimeError):  # another version, or no NPU
+            found.append("")
+    return ascend.model(*found)
+
+
 def _select_npu(number: int | None) -> None:
     ms = mindspore()
     try:

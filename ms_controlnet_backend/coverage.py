@@ -7,11 +7,11 @@ the pipeline in which they answer with zeros: MindSpore compiles nothing and tor
 from __future__ import annotations
 
 import collections
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from .errors import Refused
 from .lowering.ascend.npu import NPUS, Prediction, predict
-from .lowering.ascend.work import Work, work
+from .lowering.ascend.work import work
 from .lowering.lower import lower
 from .lowering.prologue import split
 from .plugins import registry
@@ -64,23 +64,20 @@ class CoverageEngine(BlankEngine):
         calls = collections.Counter(n.target for n in captured.graph.nodes if n.op == "call_function")
         component.operators = [self._operator(op, count) for op, count in calls.items() if hasattr(op, "_schema")]
         try:
-            program = lower(captured, registry(), target.device, target.compute_dtype, target.without)
+            choices, first, step = _lowered(captured, constant, target)
         except Refused as refusal:
             component.refused = str(refusal)
             raise
         for operator in component.operators:
-            operator.choices = dict(program.choices.get(operator.name, {}))
-        owners = captured.structure.owners
-        fixed = [v for v, i in zip(program.inputs, captured.inputs.values()) if owners and owners[i] in constant]
-        first, step = split(program, fixed)
+            operator.choices = dict(choices.get(operator.name, {}))
         component.kernels, component.kernels_once = len(step.instructions), len(first.instructions) if first else 0
         if target.device == "Ascend":
-            self._weigh(component, work(step), work(first) if first else [])
-
-    def _weigh(self, component: Component, step: list[Work], once: list[Work]) -> None:
-        component.kernels, component.kernels_once = len(step), len(once)
-        component.flops, component.bytes = sum(w.matrix for w in step), sum(w.moved for w in step)
-        component.predicted = {npu: predict(step, npu) for npu in NPUS}
+            once, every = work(first) if first else [], work(step)
+            component.kernels, component.kernels_once = len(every), len(once)
+            component.flops, component.bytes = sum(w.matrix for w in every), sum(w.moved for w in every)
+            for npu in NPUS:  # each has its own kernels
+                other = step if npu == target.npu else _lowered(captured, constant, replace(target, npu=npu))[2]
+                component.predicted[npu] = predict(work(other), npu)
 
     def _operator(self, op, count: int) -> Operator:
         lowering = registry().lowering(op, self.target.device)
@@ -95,6 +92,14 @@ class CoverageEngine(BlankEngine):
         known = any(known == label for known, _ in self.found)
         if not known:
             self.found[label, ""] = Component(label, refused=reason)
+
+
+def _lowered(captured, constant, target: Target):
+    """(the ways chosen, what is computed once a run or None, the step)."""
+    program = lower(captured, registry(), target.device, target.compute_dtype, target.without, **target.options)
+    owners = captured.structure.owners
+    fixed = [v for v, i in zip(program.inputs, captured.inputs.values()) if owners and owners[i] in constant]
+    return program.choices, *split(program, fixed)
 
 
 def cover(pipe, target: Target = Target("CPU"), **call) -> list[Component]:

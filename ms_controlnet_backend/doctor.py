@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 
 from . import plugins
@@ -32,6 +33,9 @@ def report(device: str | None = None) -> tuple[list[str], list[str]]:
         lines.append(f"cuda, npu     calls of scripts {where}")
     lacking, asked = ascend.here(), mindspore_runtime.canonical_device(device) == "Ascend"
     lines.append(f"ascend        {'not usable here: ' + lacking[0] if lacking else 'nothing is missing'}")
+    if asked or not lacking:
+        found = mindspore_runtime.npu()
+        lines.append(f"npu           {found or ('none' if lacking else 'of an unknown model')}; {_compiled_for(found)}")
     problems += [f"ascend: {what}" for what in lacking if asked]
     lines.append(f"plugins       {', '.join(sorted(n for n, _ in plugins.manager().list_name_plugin()))}")
     lines.append(f"adapters      {', '.join(sorted(a.name for a in registry.adapters))}")
@@ -40,6 +44,13 @@ def report(device: str | None = None) -> tuple[list[str], list[str]]:
     lines.append(f"lowerings     {overloads} ATen overloads, {special} of them for Ascend in a way of its own")
     lines.append(f"cache         {_cache()}")
     return lines, problems
+
+
+def _compiled_for(npu: str | None) -> str:
+    from .runtime.target import NPU, target
+
+    wanted = target("Ascend", npu=os.environ.get(NPU) or npu)
+    return f"compiled for {wanted.describe()}; {NPU} names another"
 
 
 def _cache() -> str:

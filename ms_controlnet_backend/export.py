@@ -34,7 +34,7 @@ class ExportEngine(BlankEngine):
 
     def look(self, captured, constant) -> None:
         target = self.target
-        program = lower(captured, registry(), target.device, target.compute_dtype, target.without)
+        program = lower(captured, registry(), target.device, target.compute_dtype, target.without, **target.options)
         stem = re.sub(r"\W", "_", captured.name)
         same = sum(c["label"] == captured.name for c in self.components)
         path = self.folder / (f"{stem}_{same + 1}.mindir" if same else f"{stem}.mindir")
@@ -75,6 +75,7 @@ def export(pipe, folder: Path, target: Target, **call) -> dict:
         "format": FORMAT,
         "pipeline": type(pipe).__name__,
         "target": target.device,
+        "npu": target.options.get("npu"),
         "without": sorted(target.without),
         "versions": {name: versions.installed(name) for name in versions.TESTED},
         "components": engine.components,

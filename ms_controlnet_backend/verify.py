@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 
@@ -19,7 +19,6 @@ from .hookspecs import Options
 from .lowering.trial import in_float32, trial
 from .plugins import registry
 from .runtime.component import MindSporeEngine, Stats
-from .runtime.target import Target
 
 FORMAT = 1
 """Of the report."""
@@ -91,7 +90,7 @@ def _without_passes(engine: MindSporeEngine) -> MindSporeEngine:
     """The same device; graph passes would fold a single operator away."""
     names = frozenset(p.name for p in registry().passes(engine.target.device))
     options = Options(device=engine.options.device, strict=True, cache_dir=engine.options.cache_dir)
-    return MindSporeEngine(Target(engine.target.device, engine.target.without | names), options)
+    return MindSporeEngine(replace(engine.target, without=engine.target.without | names), options)
 
 
 def _operator(engine: MindSporeEngine, op, index: int, sample, dtype: torch.dtype) -> Finding:

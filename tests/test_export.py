@@ -68,7 +68,7 @@ def test_read_back(pipe, saved, tmp_path, capsys):
 def test_for_ascend(saved, tmp_path):
     assert cli.main(["export", "--size", "64", "--target", "Ascend", str(saved), str(tmp_path / "out")]) == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["target"] == "Ascend"
+    assert (manifest["target"], manifest["npu"]) == ("Ascend", "910B")
     for component in manifest["components"]:
         assert all((tmp_path / "out" / f).is_file() for f in component["files"])
         assert ascend_kernels.missing(component["primitives"]) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ..compat import mindspore_runtime, versions
 from ..errors import BackendError
 from ..hookspecs import Backend, Options, Probe, hookimpl
@@ -24,9 +26,10 @@ def build(options: Options):
     versions.require("mindspore", "numpy", "torch", "diffusers", "transformers")
     device = mindspore_runtime.select_device(options.device)
     from ..runtime.component import MindSporeEngine
-    from ..runtime.target import target
+    from ..runtime.target import NPU, target
 
-    return MindSporeEngine(target(device), options)
+    npu = None if device == "CPU" or os.environ.get(NPU) else mindspore_runtime.npu()
+    return MindSporeEngine(target(device, npu=npu), options)
 
 
 @hookimpl

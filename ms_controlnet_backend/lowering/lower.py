@@ -22,16 +22,19 @@ HOW_TO_ADD = (
 )
 
 
-def lower(captured, registry: Registry, target: str, compute_dtype, without=(), held=MappingProxyType({})) -> Program:
+def lower(
+    captured, registry: Registry, target: str, compute_dtype, without=(), held=MappingProxyType({}), **options
+) -> Program:
     """The Program of a captured graph.
 
     captured: :class:`~ms_controlnet_backend.capture.Captured`. compute_dtype: torch dtype → MindSpore dtype name.
-    without: names of rewrites not to be made (:data:`.ascend.REWRITES`). held: as of :class:`.cost.Kept`.
+    without: names of rewrites not to be made (:data:`.ascend.REWRITES`). held: as of :class:`.cost.Kept`. options: what
+    else the target's builder takes.
     Raises Refused, naming the overload and its schema, where an operator has no lowering or not for its arguments.
     """
     program = Program(captured.name)
     kept = Kept([w.tensor for w in captured.weights.values() if not w.constant], held)
-    builder = BUILDERS.get(target, Builder)(program, target, compute_dtype, without, kept)
+    builder = BUILDERS.get(target, Builder)(program, target, compute_dtype, without, kept, **options)
     environment: dict = {}
     for node in captured.graph.nodes:
         if node.op == "placeholder":

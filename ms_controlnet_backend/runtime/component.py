@@ -104,7 +104,7 @@ class MindSporeEngine:
         return SourceCache(self.cache.folder / "operators")
 
     def describe(self) -> str:
-        return f"MindSpore on {self.target.device}"
+        return f"MindSpore on {self.target.describe()}"
 
     def stats(self) -> dict[str, Stats]:
         """Label → what this engine did for the components of that label, those that are gone included."""

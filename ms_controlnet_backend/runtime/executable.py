@@ -119,7 +119,8 @@ def build(
     target = transfers.target
     passes.run(captured, registry.passes(target.device, target.without))
     operators = collections.Counter(str(n.target) for n in captured.graph.nodes if n.op == "call_function")
-    program = lower(captured, registry, target.device, target.compute_dtype, target.without, store.prepared())
+    held = store.prepared()
+    program = lower(captured, registry, target.device, target.compute_dtype, target.without, held, **target.options)
     places = dict(zip(program.inputs, captured.inputs.values()))
     owners = captured.structure.owners
     first, step = split(program, [v for v, i in places.items() if owners and owners[i] in constant])

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import Refused, UnknownRewrite
+from ..errors import Refused, UnknownDevice, UnknownRewrite
 from ..lowering.ascend import REWRITES
+from ..lowering.ascend.npu import DEFAULT, NPUS
 from ..plugins import registry
 
 WITHOUT = "MS_CONTROLNET_WITHOUT"
 """Environment variable: graph passes and rewrites that are not to be made, with commas between."""
+NPU = "MS_CONTROLNET_NPU"
+"""Environment variable: the NPU that is compiled for (:data:`..lowering.ascend.npu.NPUS`), whatever is there."""
 
 _NAMES = {
     torch.float16: "float16",
@@ -38,6 +41,7 @@ _COMPUTED = {
 @dataclass(frozen=True)
 class Target:
     """device: ``"CPU"`` or ``"Ascend"``. without: graph passes and rewrites, by name, that are not to be made.
+    npu: on Ascend, which model: kernels differ (:data:`..lowering.ascend.npu.NPUS`).
     own_memory: does the device have memory of its own, into which what is fed to a graph is copied? None: all but the
     CPU have.
 
@@ -62,6 +66,7 @@ class Target:
     device: str
     without: frozenset[str] = frozenset()
     own_memory: bool | None = None
+    npu: str = DEFAULT
 
     def __post_init__(self):
         if self.own_memory is None:
@@ -71,6 +76,14 @@ class Target:
     def jit(self) -> str:
         """Arguments of ``mindspore.jit``. GE, which some versions take for some NPUs by default, is deprecated."""
         return 'capture_mode="ast"' + ("" if self.device == "CPU" else ', jit_level="O0", backend="ms_backend"')
+
+    @property
+    def options(self) -> dict:
+        """Of the device's builder."""
+        return {"npu": self.npu} if self.device == "Ascend" else {}
+
+    def describe(self) -> str:
+        return f"Ascend {self.npu} ({NPUS[self.npu].describe()})" if self.device == "Ascend" else self.device
 
     def compute_dtype(self, dtype: torch.dtype) -> str:
         """torch dtype → MindSpore dtype name; Refused for one that has none (complex, quantised)."""
@@ -84,13 +97,17 @@ class Target:
         return getattr(torch, self.compute_dtype(dtype))
 
 
-def target(device: str, names: str | None = None) -> Target:
+def target(device: str, names: str | None = None, npu: str | None = None) -> Target:
     """The Target without the passes and rewrites of these names, with commas between (None: $MS_CONTROLNET_WITHOUT).
-    Raises UnknownRewrite, which lists the known ones."""
+    npu: None: $MS_CONTROLNET_NPU, else DEFAULT.
+    Raises UnknownRewrite and UnknownDevice, which list the known ones."""
     text = os.environ.get(WITHOUT, "") if names is None else names
     without = frozenset(name.strip() for name in text.split(",") if name.strip())
     known = {p.name for p in registry().passes(device)} | (set(REWRITES) if device == "Ascend" else set())
     if not without <= known:
         unknown = ", ".join(sorted(without - known))
         raise UnknownRewrite(f"no graph pass or rewrite {unknown} for {device}; known: {', '.join(sorted(known))}")
-    return Target(device, without)
+    npu = npu or os.environ.get(NPU) or DEFAULT
+    if npu not in NPUS:
+        raise UnknownDevice(f"unknown NPU {npu}; known: {', '.join(NPUS)}")
+    return Target(device, without, npu=npu)

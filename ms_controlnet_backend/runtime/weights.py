@@ -41,7 +41,8 @@ class Weight:
     """host: the contiguous array the Parameter lies on or was copied from, in the shape the graph wants; None where the
     device alone has it. shared: is that torch's memory, and the Parameter's? own: the Parameter has memory of its own,
     to which a change must be copied. constant: belongs to one graph and never changes. prepare: from the torch tensor
-    to what the Parameter holds. faithful: can the torch tensor be had back from that, bit by bit?"""
+    to what the Parameter holds. faithful: can the torch tensor be had back from that, bit by bit? undo: how, from an
+    array of the Parameter's shape."""
 
     parameter: Any
     host: torch.Tensor | None
@@ -54,6 +55,7 @@ class Weight:
     dtype: torch.dtype
     own: bool = False
     faithful: bool = False
+    undo: Callable[[torch.Tensor], torch.Tensor] | None = None
     constant: bool = False
     checksum: int = 0
     _sample: tuple | None = None
@@ -84,11 +86,13 @@ class Weight:
         return ("released", id(self)) if t is None else identity(t)
 
     def read(self) -> torch.Tensor:
-        """What the Parameter holds, in memory of its own."""
+        """The numbers of the torch tensor, from what the Parameter holds, in memory of their own; of a faithful one."""
         if self.host is not None:
-            return self.host.clone()
-        with mindspore_runtime.LOCK:
-            return torch.from_numpy(mindspore_runtime.to_host(self.parameter)).clone()
+            held = self.host
+        else:
+            with mindspore_runtime.LOCK:
+                held = torch.from_numpy(mindspore_runtime.to_host(self.parameter))
+        return (held if self.undo is None else self.undo(held)).clone(memory_format=torch.contiguous_format)
 
     def _write(self, t: torch.Tensor) -> None:
         data = self.prepare(t.detach())
@@ -190,9 +194,11 @@ class WeightStore:
         name = f"{name}.{'x'.join(map(str, shape))}.{prepare or ''}"
         away = not self._keep_on_host and target.device != "CPU"
         parameter = mindspore_runtime.parameter(host, name, target.device if away else "CPU")
+        lossless, shape_of_t = prepare is None or getattr(prepare, "faithful", False), t.shape
         weight = Weight(
             parameter, None if away else host, shared, original.data_ptr(), version_of(original), lambda: None,
-            converted, t.numel(), dtype, own=target.own_memory, faithful=prepare is None and _holds(dtype, t.dtype),
+            converted, t.numel(), dtype, own=target.own_memory, faithful=lossless and _holds(dtype, t.dtype),
+            undo=None if prepare is None else lambda held: prepare.undo(held, shape_of_t),
             checksum=0 if shared else checksum(original),
         )  # fmt: skip
         if not shared and t.numel():

@@ -229,6 +229,18 @@ def linear(x, weight, bias):
     return F.linear(x, weight, bias)
 
 
+@primitive("ops.auto_generate.grouped_matmul_v4")
+def grouped_matmul(xs, weights, biases):
+    """One product a tensor of x; no group_list: split_item 0, group_type -1. weight: (K, N)."""
+    biases = (None,) * len(xs) if biases is None else biases
+    assert 1 <= len(xs) == len(weights) == len(biases) <= 128
+    for x, w, b in zip(xs, weights, biases):
+        assert 2 <= x.ndim <= 6 and w.ndim == 2 and x.dtype == w.dtype and max(x.shape[-1], w.shape[-1]) < 65536
+        assert x.dtype == torch.float16 or x.dtype == torch.bfloat16
+        assert b is None or (b.ndim == 1 and b.dtype == {torch.float16: torch.float16}.get(x.dtype, torch.float32))
+    return tuple(F.linear(x, w.t(), b) for x, w, b in zip(xs, weights, biases))
+
+
 @primitive("mint.addmm")
 def addmm(bias, x, y):
     return torch.addmm(bias, x, y)
@@ -283,12 +295,20 @@ def add_layer_norm(x1, x2, gamma, beta, eps, additional_out):
 # -- attention -----------------------------------------------------------------------------------------------------
 
 
+def _attend(q, k, v, left_out, scale):
+    """Softmax(Mask(scale * query key)) value of (B, N, S, D), in float32, as the kernels' softmax; True is left out."""
+    assert q.shape[-1] % 16 == 0 and q.shape[-1] <= 512 and q.shape[1] <= 256
+    scores = q.float() @ k.float().mT * scale
+    if left_out is not None:
+        scores = scores.masked_fill(left_out.bool(), float("-inf"))
+    return (scores.softmax(-1) @ v.float()).to(q.dtype)
+
+
 @primitive("ops.flash_attention_score")
 def flash_attention_score(
     query, key, value, head_num, real_shift, drop_mask, padding_mask, attn_mask, prefix, actual_seq_qlen,
     actual_seq_kvlen, keep_prob, scalar_value, pre_tokens, next_tokens, inner_precise, input_layout, sparse_mode,
 ):  # fmt: skip
-    """Softmax(Mask(scale * query key)) value, in float32, as the kernel's softmax. attn_mask: 1 is left out."""
     assert {x.dtype for x in (query, key, value)} <= {torch.float16, torch.bfloat16}
     assert real_shift is drop_mask is padding_mask is prefix is actual_seq_qlen is actual_seq_kvlen is None
     assert (keep_prob, inner_precise, sparse_mode) == (1.0, 0, 0) and pre_tokens == next_tokens == 2**31 - 1
@@ -298,13 +318,33 @@ def flash_attention_score(
     else:
         assert input_layout == "BNSD" and query.shape[1] == head_num
         q, k, v = query, key, value
-    (batch, heads, queries, size), keys = q.shape, k.shape[2]
-    assert size % 16 == 0 and size <= 512 and heads <= 256
-    scores = q.float() @ k.float().mT * scalar_value
+    (batch, heads, queries, _), keys = q.shape, k.shape[2]
     if attn_mask is not None:
         assert attn_mask.dtype in (torch.bool, torch.uint8)
         allowed = (queries, keys), (batch, 1, queries, keys), (batch, heads, queries, keys)
         assert tuple(attn_mask.shape) in allowed, attn_mask.shape
-        scores = scores.masked_fill(attn_mask.bool(), float("-inf"))
-    y = (scores.softmax(-1) @ v.float()).to(query.dtype)
+    y = _attend(q, k, v, attn_mask, scalar_value)
     return y.transpose(1, 2).flatten(2) if input_layout == "BSH" else y
+
+
+@primitive("ops.prompt_flash_attention")
+def prompt_flash_attention(
+    query, key, value, attn_mask=None, actual_seq_lengths=None, actual_seq_lengths_kv=None, pse_shift=None,
+    deq_scale1=None, quant_scale1=None, deq_scale2=None, quant_scale2=None, quant_offset2=None, num_heads=1,
+    scale_value=1.0, pre_tokens=2147483647, next_tokens=0, input_layout="BSH", num_key_value_heads=0, sparse_mode=0,
+    inner_precise=1,
+):  # fmt: skip
+    """As CANN documents it for the 310P (aclnnPromptFlashAttentionV3)."""
+    assert query.dtype == key.dtype == value.dtype == torch.float16 and query.shape[0] <= 128
+    assert actual_seq_lengths is actual_seq_lengths_kv is pse_shift is deq_scale1 is quant_scale1 is None
+    assert deq_scale2 is quant_scale2 is quant_offset2 is None and input_layout == "BSH"
+    assert (num_key_value_heads, sparse_mode, inner_precise) == (0, 0, 0) and pre_tokens == 2**31 - 1
+    assert next_tokens in (0, 2**31 - 1)
+    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    batch, queries, keys = len(q), q.shape[2], k.shape[2]
+    if attn_mask is not None:
+        assert attn_mask.dtype == torch.bool and queries == keys and queries % 128 == 0
+        assert tuple(attn_mask.shape) in ((queries, keys), (batch, 1, queries, keys))
+        if next_tokens == 0:  # only then does it take part: without a mask it is ignored
+            attn_mask = attn_mask | torch.ones(queries, keys, dtype=torch.bool).triu(1)
+    return _attend(q, k, v, attn_mask, scale_value).transpose(1, 2).flatten(2)

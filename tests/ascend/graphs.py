@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ms_controlnet_backend import passes, plugins
 from ms_controlnet_backend.capture import capture
+from ms_controlnet_backend.lowering.ascend.npu import DEFAULT
 from ms_controlnet_backend.lowering.lower import lower
 from ms_controlnet_backend.lowering.prologue import split
 from ms_controlnet_backend.runtime import mindir as runtime_mindir
@@ -33,15 +34,15 @@ class Graph:
     target: Target
 
 
-def graph(component, args=(), kwargs=None, site=0, without=()) -> Graph:
+def graph(component, args=(), kwargs=None, site=0, without=(), npu=DEFAULT) -> Graph:
     """Of the site'th module that the component's adapter names, called with these arguments."""
     site = plugins.registry().adapter(component).sites(component, type(component).__name__)[site]
-    forward, target = site.module.forward, Target("Ascend", frozenset(without))
+    forward, target = site.module.forward, Target("Ascend", frozenset(without), npu=npu)
     structure, tensors = Arguments(forward, site.scalars).split(args, kwargs or {})
     captured = capture(site.label, site.module, forward, structure, tensors)
     registry = plugins.registry()
     passes.run(captured, registry.passes(target.device, target.without))
-    program = lower(captured, registry, target.device, target.compute_dtype, target.without)
+    program = lower(captured, registry, target.device, target.compute_dtype, target.without, **target.options)
     owners = structure.owners
     fixed = [v for v, i in zip(program.inputs, captured.inputs.values()) if owners[i] in site.constant]
     first, step = split(program, fixed)

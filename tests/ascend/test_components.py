@@ -88,14 +88,15 @@ def test_lora(tmp_path):
 
 
 SAVED = {  # rewrite → (component, kernels of a step without it)
-    "transposes": ("unet", 270),
-    "attention": ("unet", 246),
-    "padded_projections": ("unet", 214),
-    "split_projections": ("unet", 202),
-    "add_layer_norm": ("unet", 206),
-    "casts": ("controlnet", 114),
+    "transposes": ("unet", 251),
+    "attention": ("unet", 227),
+    "padded_projections": ("unet", 195),
+    "split_projections": ("unet", 187),
+    "grouped_projections": ("unet", 198),
+    "add_layer_norm": ("unet", 187),
+    "casts": ("controlnet", 105),
 }
-WITH_ALL = {"unet": 198, "controlnet": 110}
+WITH_ALL = {"unet": 179, "controlnet": 101}
 
 
 @pytest.mark.parametrize("rewrite", SAVED)
@@ -120,12 +121,12 @@ def test_constants_are_folded():
 
 
 BUDGET = {  # kernels: in a step, once a run
-    "unet": (631, 32),
-    "controlnet": (298, 29),
-    "vae.encoder": (91, 0),
-    "vae.decoder": (119, 0),
-    "text_encoder": (161, 0),
-    "xl unet": (1404, 154),
+    "unet": (562, 1),
+    "controlnet": (268, 16),
+    "vae.encoder": (89, 0),
+    "vae.decoder": (117, 0),
+    "text_encoder": (137, 0),
+    "xl unet": (1178, 16),
 }
 
 

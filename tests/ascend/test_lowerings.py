@@ -23,13 +23,13 @@ def samples(op):
 CASES = [pytest.param(op, s, id=f"{op}-{i}".replace("aten.", "")) for op in OPS for i, s in enumerate(samples(op))]
 
 
-def lowered(op, args, kwargs, dtype, without=()):
+def lowered(op, args, kwargs, dtype, without=(), npu=None):
     """(program, inputs, what torch says in float32 of the same numbers)."""
     seed = torch.Generator().manual_seed(0)
     captured, tensors, expected = trial(op, args, kwargs, seed, dtype)
     results = in_float32(captured, tensors)
     assert [r.shape for r in results] == [e.shape for e in expected]
-    return lower(captured, REGISTRY, "Ascend", TARGET.compute_dtype, without), tensors, results
+    return lower(captured, REGISTRY, "Ascend", TARGET.compute_dtype, without, npu=npu), tensors, results
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -77,7 +77,7 @@ def test_command(tmp_path, capsys):
     unet = found["unet"]
     assert unet["flops"] > 1e6 and unet["bytes"] > 1e6 and set(unet["predicted"]) == set(npu.NPUS)
     attention = next(o for o in unet["operators"] if "scaled_dot_product" in o["name"])
-    assert attention["choices"] == {"FlashAttentionScore": 8}
+    assert attention["choices"] == {"PromptFlashAttention": 8}
     _, plain = cover("--without", "attention,add_layer_norm")
     assert plain["unet"]["kernels"] > unet["kernels"]
     _, single = cover("--dtype", "float32")

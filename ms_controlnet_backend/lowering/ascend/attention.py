@@ -1,9 +1,10 @@
-"""Scaled dot-product attention by ``FlashAttentionScore`` (Dao et al., arXiv 2205.14135).
+"""Scaled dot-product attention by a fused kernel (Dao et al., arXiv 2205.14135): ``FlashAttentionScore`` or
+``PromptFlashAttention``, whichever the NPU has (:data:`.npu.NPUS`).
 
-The kernel takes float16 and bfloat16, heads of a multiple of 16 and at most 512, and a boolean mask in which True is
-left out. It reads the heads where a projection wrote them, in layout BSH (batch, positions, heads * size), so that
-nothing is transposed. Heads of another size (Stable Diffusion 1.5 has 40) are padded with zeros, in the weights of the
-projections where these are linear layers of the module. Its softmax is computed in float32. Anything else, float32
+Both take float16 and bfloat16, heads of a multiple of 16 and at most 512, and a boolean mask in which True is left
+out. They read the heads where a projection wrote them, in layout BSH (batch, positions, heads * size), so that nothing
+is transposed. Heads of another size (Stable Diffusion 1.5 has 40) are padded with zeros, in the weights of the
+projections where these are linear layers of the module. The softmax is computed in float32. Anything else, float32
 among it, is done by blocks of matrix products as on every target.
 """
 
@@ -24,6 +25,8 @@ lowers = functools.partial(family.lowers, target="Ascend")
 
 UNIT, LARGEST = 16, 512
 """What the size of a head is a multiple of, and its limit."""
+PROMPT_BATCH, PROMPT_MASKED = 128, 128
+"""Of PromptFlashAttention on the 310P: the largest batch, and what the positions are a multiple of under a mask."""
 EVERYTHING = 2**31 - 1
 """Positions before and after a query that it attends to."""
 HEADS_SECOND = (0, 2, 1, 3)
@@ -32,7 +35,8 @@ HEADS_SECOND = (0, 2, 1, 3)
 @lowers(aten.scaled_dot_product_attention.default)
 def scaled_dot_product_attention(b, q, k, v, mask, dropout_p, is_causal, scale, enable_gqa):
     """q: (…, N, L, E), k and v: (…, N, S, E); mask broadcasts to (…, N, L, S), boolean: True takes part."""
-    if "attention" in b.without or dropout_p or enable_gqa or not _fits(q, k, v, mask):
+    kernel = None if "attention" in b.without else b.npu.attention
+    if dropout_p or enable_gqa or not (kernel and _fits(q, k, v, mask) and LIMITS[kernel](q, k, mask, is_causal)):
         b.chosen("matrix products", f"{q.dtype}, heads of {q.shape[-1]}")
         return in_blocks(b, q, k, v, mask, dropout_p, is_causal, scale, enable_gqa)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
@@ -42,11 +46,8 @@ def scaled_dot_product_attention(b, q, k, v, mask, dropout_p, is_causal, scale, 
     left_out = _left_out(b, mask, is_causal, (batch, heads, queries, k.shape[2]))
     flat = [_by_position(b, x) for x in (q, k, v)]
     padded = [_padded(b, x, heads, width) for x in flat]
-    b.chosen("FlashAttentionScore", f"BSH, heads of {size}" + (f" padded to {width}" if width != size else ""))
-    y = b.call(
-        "ops.flash_attention_score", *padded, heads, None, None, None, left_out, None, None, None,
-        1.0, float(scale), EVERYTHING, EVERYTHING, 0, "BSH", 0,
-    )  # fmt: skip
+    b.chosen(kernel, f"BSH, heads of {size}" + (f" padded to {width}" if width != size else ""))
+    y = CALLS[kernel](b, *padded, left_out, heads, float(scale))
     if width != size:
         whole, y = y, b.slice(b.reshape(y, (batch, queries, heads, width)), 3, 0, size)
         b.remember_padded(y, whole, heads, width)
@@ -61,6 +62,35 @@ def _fits(q, k, v, mask) -> bool:
     if q.shape[:-2] != k.shape[:-2] or q.shape[:-2] != v.shape[:-2] or q.rank < 2:
         return False
     return mask is None or mask.dtype == "bool"
+
+
+def _flash_attention_score(b, q, k, v, left_out, heads, scale):
+    return b.call(
+        "ops.flash_attention_score", q, k, v, heads, None, None, None, left_out, None, None, None,
+        1.0, scale, EVERYTHING, EVERYTHING, 0, "BSH", 0,
+    )  # fmt: skip
+
+
+def _prompt_flash_attention(b, q, k, v, left_out, heads, scale):
+    return b.call(
+        "ops.prompt_flash_attention", q, k, v, left_out, *[None] * 8,
+        heads, scale, EVERYTHING, EVERYTHING, "BSH", 0, 0, 0,
+    )  # fmt: skip
+
+
+def _prompt_takes(q, k, mask, is_causal) -> bool:
+    """Within the limits of the 310P, which are the narrowest: no mask but for as many queries as keys, none a head."""
+    if math.prod(q.shape[:-3]) > PROMPT_BATCH:
+        return False
+    if mask is None and not is_causal:
+        return True
+    a_head = mask is not None and mask.rank > 2 and mask.shape[-3] > 1
+    return q.shape[-2] == k.shape[-2] and q.shape[-2] % PROMPT_MASKED == 0 and not a_head
+
+
+CALLS = {"FlashAttentionScore": _flash_attention_score, "PromptFlashAttention": _prompt_flash_attention}
+LIMITS = {"FlashAttentionScore": lambda q, k, mask, is_causal: True, "PromptFlashAttention": _prompt_takes}
+"""Of a kernel, beyond what both want."""
 
 
 def _four_axes(b, x):

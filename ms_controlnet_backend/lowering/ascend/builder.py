@@ -14,6 +14,7 @@ from ...errors import Unsupported
 from ..builder import Builder
 from ..program import FLOATS, DType, Program, Value
 from .fuse import LINEAR, SLICE, fuse
+from .npu import DEFAULT, NPUS
 
 INT32 = torch.iinfo(torch.int32)
 FOLDED = 2**16
@@ -21,12 +22,14 @@ FOLDED = 2**16
 
 
 class AscendBuilder(Builder):
-    """See :class:`..builder.Builder`. without: names of rewrites not to be made, see :data:`REWRITES`."""
+    """See :class:`..builder.Builder`. without: names of rewrites not to be made, see :data:`REWRITES`.
+    npu: name of what is compiled for, see :data:`.npu.NPUS`."""
 
     score_bytes = 2**29
 
-    def __init__(self, program: Program, target: str, compute_dtype, without=(), kept=None):
-        super().__init__(program, target, compute_dtype, without, kept)
+    def __init__(self, program: Program, target: str, compute_dtype, without=(), kept=None, npu: str | None = None):
+        self.npu = NPUS[npu or DEFAULT]
+        super().__init__(program, target, compute_dtype, self.npu.lacks.union(without), kept)
         self._permuted: dict[Value, tuple[Value, tuple[int, ...]]] = {}
         self._transposes: dict[tuple, Value] = {}
         self._casts: dict[tuple, Value] = {}

@@ -7,17 +7,20 @@ from dataclasses import replace
 
 from ..liveness import keep, values_in
 from ..program import Instruction, Program, Value
-from .prepare import Rows
+from .prepare import Rows, Transposed
 
 LINEAR = "mint.nn.functional.linear"
 LAYER_NORM = "mint.nn.functional.layer_norm"
 SLICE = "ops.auto_generate.slice_ext_op"
 ADD_LAYER_NORM = "ops.auto_generate.add_layernorm_v2"
+GROUPED = "ops.auto_generate.grouped_matmul_v4"
+MOST, LONGEST = 128, 65535
+"""Products of one grouped kernel, and columns of each of its matrices, at most."""
 
 
 def fuse(program: Program, without=()) -> Program:
     """The program after every rewrite whose name is not in ``without``."""
-    for rewrite in (split_projections, add_layer_norm):
+    for rewrite in (split_projections, add_layer_norm, grouped_projections):
         if rewrite.__name__ not in without:
             instructions = rewrite(program)
             program = keep(program, program.name, program.inputs, instructions, program.outputs)
@@ -62,6 +65,42 @@ def add_layer_norm(program: Program) -> list[Instruction]:
         replaced[id(added)] = [Instruction(ADD_LAYER_NORM, {}, args, outputs, f"{added.origin}; {norm.origin}")]
         replaced[id(norm)] = []
     return [i for old in program.instructions for i in replaced.get(id(old), [old])]
+
+
+def grouped_projections(program: Program) -> list[Instruction]:
+    """Linear layers of one input: one kernel that reads it once and returns a tensor for each, without a copy."""
+    groups = defaultdict(list)
+    for made in program.instructions:
+        if made.callee == LINEAR and _groupable(program, made):
+            x, _, bias = made.args
+            groups[x, bias is None].append(made)
+    replaced: dict[int, list[Instruction]] = {}
+    for (x, plain), members in groups.items():
+        for part in (members[i : i + MOST] for i in range(0, len(members), MOST)):
+            if len(part) < 2:
+                continue
+            weights = tuple(_transposed(program, i.args[1]) for i in part)
+            biases = None if plain else tuple(i.args[2] for i in part)
+            outputs = tuple(v for i in part for v in i.outputs)
+            origin = "; ".join(i.origin for i in part)
+            replaced |= {id(i): [] for i in part}
+            replaced[id(part[0])] = [Instruction(GROUPED, {}, ((x,) * len(part), weights, biases), outputs, origin)]
+    return [i for old in program.instructions for i in replaced.get(id(old), [old])]
+
+
+def _groupable(program: Program, made: Instruction) -> bool:
+    """Does the grouped kernel take it? bfloat16 only without a bias, which it would want in float32."""
+    x, weight, bias = made.args
+    if x.dtype != "float16" and not (x.dtype == "bfloat16" and bias is None):
+        return False
+    return weight in program.weights and weight not in program.constants and max(weight.shape) <= LONGEST
+
+
+def _transposed(program: Program, weight: Value) -> Value:
+    value = Value(weight.name, weight.shape[::-1], weight.dtype)
+    program.weights[value] = program.weights[weight]
+    program.prepared[value] = Transposed(program.prepared.get(weight))
+    return value
 
 
 def _users(program: Program) -> dict[Value, list[Instruction]]:

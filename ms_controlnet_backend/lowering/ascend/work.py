@@ -47,6 +47,10 @@ def _linear(i: Instruction) -> float:
     return 2.0 * i.outputs[0].size * i.args[1].shape[1]
 
 
+def _grouped(i: Instruction) -> float:
+    return sum(2.0 * y.size * w.shape[0] for y, w in zip(i.outputs, i.args[1], strict=True))
+
+
 def _product(i: Instruction) -> float:
     return 2.0 * i.outputs[0].size * i.args[0].shape[-2 if i.attributes.get("transpose_a") else -1]
 
@@ -70,6 +74,7 @@ def _attention(i: Instruction) -> float:
 
 MATRIX = {
     "mint.nn.functional.linear": _linear,
+    "ops.auto_generate.grouped_matmul_v4": _grouped,
     "MatMul": _product,
     "BatchMatMul": _product,
     "mint.addmm": _added_product,
@@ -77,4 +82,5 @@ MATRIX = {
     "mint.nn.functional.conv2d": _convolution,
     "mint.nn.functional.conv_transpose2d": _transposed_convolution,
     "ops.flash_attention_score": _attention,
+    "ops.prompt_flash_attention": _attention,
 }
