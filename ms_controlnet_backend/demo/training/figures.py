@@ -22,6 +22,9 @@ from .diffusion import HELD_OUT
 BATCH = 8
 STEPS = 12
 GUIDANCE = 3.0
+MAIN = ("without control", "control, scale 0.5", "control")
+"""drawn of all held-out scenes, the other ways of the first ``OTHERS``"""
+OTHERS = 40
 SHARES = ("shape", "colour", "background")
 HOLE = (SIZE // 4, SIZE // 4, 3 * SIZE // 4, 3 * SIZE // 4)
 """what inpainting draws anew; left, top, right, bottom"""
@@ -162,8 +165,9 @@ def run(
         for backend in backends:
             with using(backend):
                 for label, way in tqdm(rows(Cases(checkpoint, steps)).items(), desc=backend):
-                    pictures = [way(held, i) for i, held in enumerate(batches)]
-                    parts = [measure(p, held) for p, held in zip(pictures, batches, strict=True)]
+                    drawn = batches if label in MAIN else batches[: OTHERS // BATCH]
+                    pictures = [way(held, i) for i, held in enumerate(drawn)]
+                    parts = [measure(p, held) for p, held in zip(pictures, drawn, strict=True)]
                     weights = [len(p) for p in pictures]
                     table.setdefault(backend, {})[label] = {
                         key: round(float(np.average([p[key] for p in parts], weights=weights)), 4) for key in parts[0]
