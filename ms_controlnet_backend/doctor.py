@@ -58,6 +58,11 @@ def _cache() -> str:
 
     from .runtime.source_cache import SourceCache, default_folder
 
-    logging.getLogger("ms_controlnet_backend.runtime.source_cache").setLevel(logging.ERROR)
-    cache = SourceCache()
+    logger = logging.getLogger("ms_controlnet_backend.runtime.source_cache")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # what it would warn of is in the line below
+    try:
+        cache = SourceCache()
+    finally:
+        logger.setLevel(level)
     return str(cache.folder) + ("" if cache.folder == default_folder() else f" ({default_folder()} is not writable)")

@@ -42,7 +42,7 @@ def test_a_run_goes_on_where_it_was_saved(tmp_path, monkeypatch):
     assert (weight == again).all() and (expected.averaged["net"].weight == found.averaged["net"].weight).all()
     assert (expected.averaged["net"].weight != weight).any()
     lines = [json.loads(line) for line in expected.log.read_text().splitlines()]
-    assert [line["step"] for line in lines] == [5, 10] and set(lines[0]) == {"step", "far", "size"}
+    assert [line["step"] for line in lines] == [5, 10, 12] and set(lines[0]) == {"step", "far", "size"}
     assert expected.log.read_text() == found.log.read_text()
 
 
@@ -73,7 +73,7 @@ def test_every_stage(tmp_path):
     command = [sys.executable, "-m", "ms_controlnet_backend.demo.training", tmp_path, "--scenes", "8"]
     command += ["--autoencoder-steps", "2", "--decoder-steps", "2", "--steps", "2"]
     subprocess.run(command, check=True, capture_output=True)
-    for name in ("autoencoder-00002.png", "decoder-00002.png", "diffusion-00002.png"):
+    for name in ("autoencoder-00002.png", "decoder-00002.png", "diffusion-00002.png", "curve.png"):
         assert (tmp_path / name).is_file()
     folder = tmp_path / "checkpoint"
     nets = [ControlNetModel.from_pretrained(folder, subfolder=s) for s in ("controlnet", "controlnet_masks")]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from pathlib import Path
 
 import torch
 
 from . import autoencoder, data, diffusion
+from .curve import curve
 from .parts import make_tokenizer
 
 
@@ -37,6 +39,8 @@ def main() -> None:
     autoencoder.sharpen(folder, vae, drawn, encoded["latents"], steps=options.decoder_steps, autocast=autocast)
     if options.until != "decoder":
         diffusion.train(folder, encoded, vae, tokenizer, steps=options.steps, autocast=autocast)
+        if importlib.util.find_spec("matplotlib"):
+            curve(folder)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Run:
             bar.update()
             for key, value in parts.items():
                 sums.setdefault(key, []).append(value.item())
-            if self.step % EVERY == 0:
+            if self.step % EVERY == 0 or self.step == self.steps:
                 line = {"step": self.step} | {k: round(sum(v) / len(v), 5) for k, v in sums.items()}
                 with self.log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
