@@ -13,7 +13,7 @@ from .judge import standing_out
 SCRIPTS = {
     "txt2img": ("edges",),
     "img2img": ("edges", "photo"),
-    "inpaint": ("edges", "mask", "photo"),
+    "inpaint": ("edges", "hole", "photo"),
     "multi": ("edges", "mask"),
     "guess": ("edges",),
 }
@@ -72,16 +72,17 @@ def _stepping() -> tuple[int, float]:
 
 
 def _inputs(chosen: Path | None, folder: Path) -> dict[str, Path]:
-    """The photo and the control pictures made of it: short side ``scenes.SIZE``, the long one at most twice."""
-    from PIL import Image
+    """The photo and what is made of it: short side ``scenes.SIZE``, the long one at most twice. hole: to inpaint."""
+    from PIL import Image, ImageFilter
 
     photo = Image.open(chosen).convert("RGB") if chosen else scenes.draw(DRAWING)
     scale = scenes.SIZE / min(photo.size)
     width, height = (min(2 * scenes.SIZE, round(side * scale / 8) * 8) for side in photo.size)
     photo = photo.resize((width, height))
     mask = Image.fromarray(standing_out(photo)).convert("RGB")
+    made = {"photo": photo, "edges": scenes.edge_map(photo), "mask": mask, "hole": mask.filter(ImageFilter.MaxFilter(17))}
     files = {}
-    for kind, picture in (("photo", photo), ("edges", scenes.edge_map(photo)), ("mask", mask)):
+    for kind, picture in made.items():
         picture.save(files.setdefault(kind, folder / f"{kind}.png"))
     return files
 

@@ -22,8 +22,8 @@ image = pipe(
     args.prompt,
     image=load_image(args.edges),
     guess_mode=True,
-    guidance_scale=3.0,
+    guidance_scale=5.0,
     num_inference_steps=args.steps,
-    generator=torch.Generator().manual_seed(0),
+    generator=torch.Generator().manual_seed(4),
 ).images[0]
 image.save(args.output)

@@ -12,7 +12,7 @@ parser.add_argument("edges")
 parser.add_argument("mask")
 parser.add_argument("photo")
 parser.add_argument("output")
-parser.add_argument("--prompt", default="a black star on a red background")
+parser.add_argument("--prompt", default="a black star on a blue background")
 parser.add_argument("--steps", type=int, default=10)
 args = parser.parse_args()
 
