@@ -80,7 +80,8 @@ def _inputs(chosen: Path | None, folder: Path) -> dict[str, Path]:
     width, height = (min(2 * scenes.SIZE, round(side * scale / 8) * 8) for side in photo.size)
     photo = photo.resize((width, height))
     mask = Image.fromarray(standing_out(photo)).convert("RGB")
-    made = {"photo": photo, "edges": scenes.edge_map(photo), "mask": mask, "hole": mask.filter(ImageFilter.MaxFilter(17))}
+    hole = mask.filter(ImageFilter.MaxFilter(17))
+    made = {"photo": photo, "edges": scenes.edge_map(photo), "mask": mask, "hole": hole}
     files = {}
     for kind, picture in made.items():
         picture.save(files.setdefault(kind, folder / f"{kind}.png"))
