@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
 from ms_controlnet_backend import enable, stats
-from ms_controlnet_backend.demo import model, scenes
+from ms_controlnet_backend.demo import judge, model, scenes
 from ms_controlnet_backend.demo.training import figures
 
 COUNT = 16
@@ -83,11 +84,14 @@ def test_words_say_what_is_drawn_and_negative_ones_what_not(clean):
         call = dict(num_inference_steps=8, guidance_scale=3.0, generator=torch.Generator().manual_seed(0))
         return np.asarray(pipe([prompt], edges, **call | more).images[0], float)
 
-    def redness(picture):
-        corner = picture[:8, :8].reshape(-1, 3).mean(0)
-        return corner[0] - corner[1:].mean()
+    def far(picture, colour):
+        """Of the background from a colour."""
+        return np.abs(picture[:8, :8].reshape(-1, 3).mean(0) - scenes.COLOURS[colour]).max()
 
-    assert redness(draw("a white shape on a red background")) > redness(draw("a white shape on a blue background")) + 80
-    unsaid = redness(draw("a white shape"))
-    assert redness(draw("a white shape", negative_prompt="a white shape on a red background")) <= unsaid + 5
+    for colour in ("red", "green"):
+        assert far(draw(f"a white shape on a {colour} background"), colour) < 40
+    plain = draw("a white shape")
+    chosen = judge.look(PIL.Image.fromarray(plain.astype(np.uint8)))[1]
+    assert far(plain, chosen) < 40
+    assert far(draw("a white shape", negative_prompt=[f"a white shape on a {chosen} background"]), chosen) > 60
     assert stats()["unet"].calls == 32 and not sum(s.fallbacks for s in stats().values())
