@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from .errors import Refused
 from .lowering.ascend.npu import NPUS, Prediction, predict
 from .lowering.ascend.work import work
-from .lowering.lower import lower
-from .lowering.prologue import split
+from .lowering.lower import lower_for
+from .lowering.prologue import split_for
 from .plugins import registry
 from .runtime.blank import BlankEngine
 from .runtime.target import Target
@@ -96,10 +96,8 @@ class CoverageEngine(BlankEngine):
 
 def _lowered(captured, constant, target: Target):
     """(the ways chosen, what is computed once a run or None, the step)."""
-    program = lower(captured, registry(), target.device, target.compute_dtype, target.without, **target.options)
-    owners = captured.structure.owners
-    fixed = [v for v, i in zip(program.inputs, captured.inputs.values()) if owners and owners[i] in constant]
-    return program.choices, *split(program, fixed)
+    program = lower_for(target, captured, registry())
+    return program.choices, *split_for(captured, program, constant)
 
 
 def cover(pipe, target: Target = Target("CPU"), **call) -> list[Component]:

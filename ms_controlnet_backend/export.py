@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .compat import mindir, versions
 from .errors import Refused
-from .lowering.lower import lower
+from .lowering.lower import lower_for
 from .plugins import registry
 from .runtime import mindir as files_of
 from .runtime.blank import BlankEngine
@@ -34,7 +34,7 @@ class ExportEngine(BlankEngine):
 
     def look(self, captured, constant) -> None:
         target = self.target
-        program = lower(captured, registry(), target.device, target.compute_dtype, target.without, **target.options)
+        program = lower_for(target, captured, registry())
         stem = re.sub(r"\W", "_", captured.name)
         same = sum(c["label"] == captured.name for c in self.components)
         path = self.folder / (f"{stem}_{same + 1}.mindir" if same else f"{stem}.mindir")

@@ -48,6 +48,11 @@ def lower(
     return builder.finish(keep(program, program.name, program.inputs, program.instructions, program.outputs))
 
 
+def lower_for(target, captured, registry: Registry, held=MappingProxyType({})) -> Program:
+    """:func:`lower` as a :class:`~ms_controlnet_backend.runtime.target.Target` says."""
+    return lower(captured, registry, target.device, target.compute_dtype, target.without, held, **target.options)
+
+
 def _placeholder(node, captured, program: Program, compute_dtype) -> Value:
     val = node.meta["val"]
     weight = captured.weights.get(node)

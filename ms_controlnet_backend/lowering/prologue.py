@@ -12,6 +12,13 @@ from .builder import Program, Value
 from .liveness import keep, values_in
 
 
+def split_for(captured, program: Program, constant: Collection[str]) -> tuple[Program | None, Program]:
+    """:func:`split` of the Program of a :class:`~ms_controlnet_backend.capture.Captured`. constant: names of the
+    arguments that stay the same over the steps of a run."""
+    owners, inputs = captured.structure.owners, zip(program.inputs, captured.inputs.values())
+    return split(program, [v for v, i in inputs if owners and owners[i] in constant])
+
+
 def split(program: Program, constant: Collection[Value]) -> tuple[Program | None, Program]:
     """(prologue or None, step). constant: inputs of the program.
 

@@ -17,8 +17,8 @@ from ..compat import mindspore_runtime
 from ..compat.compile_cache import CompileCache
 from ..errors import Refused
 from ..hookspecs import Compiled
-from ..lowering.lower import lower
-from ..lowering.prologue import split
+from ..lowering.lower import lower_for
+from ..lowering.prologue import split_for
 from ..plugins import Registry
 from ..settings import OWNER
 from .prologue import Prologue
@@ -119,11 +119,10 @@ def build(
     target = transfers.target
     passes.run(captured, registry.passes(target.device, target.without))
     operators = collections.Counter(str(n.target) for n in captured.graph.nodes if n.op == "call_function")
-    held = store.prepared()
-    program = lower(captured, registry, target.device, target.compute_dtype, target.without, held, **target.options)
+    program = lower_for(target, captured, registry, store.prepared())
     places = dict(zip(program.inputs, captured.inputs.values()))
     owners = captured.structure.owners
-    first, step = split(program, [v for v, i in places.items() if owners and owners[i] in constant])
+    first, step = split_for(captured, program, constant)
     programs = {"Graph": step} if first is None else {"Prologue": first, "Graph": step}
     header = f"{captured.name} for {target.device}: generated, do not edit."
     source = codegen.generate(header, jit=target.jit, **programs)

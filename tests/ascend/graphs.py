@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 from ms_controlnet_backend import passes, plugins
 from ms_controlnet_backend.capture import capture
 from ms_controlnet_backend.lowering.ascend.npu import DEFAULT
-from ms_controlnet_backend.lowering.lower import lower
-from ms_controlnet_backend.lowering.prologue import split
+from ms_controlnet_backend.lowering.lower import lower_for
+from ms_controlnet_backend.lowering.prologue import split_for
 from ms_controlnet_backend.runtime import mindir as runtime_mindir
 from ms_controlnet_backend.runtime.source_cache import SourceCache
 from ms_controlnet_backend.runtime.target import Target
@@ -42,10 +42,8 @@ def graph(component, args=(), kwargs=None, site=0, without=(), npu=DEFAULT) -> G
     captured = capture(site.label, site.module, forward, structure, tensors)
     registry = plugins.registry()
     passes.run(captured, registry.passes(target.device, target.without))
-    program = lower(captured, registry, target.device, target.compute_dtype, target.without, **target.options)
-    owners = structure.owners
-    fixed = [v for v, i in zip(program.inputs, captured.inputs.values()) if owners[i] in site.constant]
-    first, step = split(program, fixed)
+    program = lower_for(target, captured, registry)
+    first, step = split_for(captured, program, site.constant)
     return Graph(program, first, step, [tensors[i] for i in captured.inputs.values()], target)
 
 
