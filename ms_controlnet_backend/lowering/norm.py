@@ -15,14 +15,43 @@ aten = torch.ops.aten
 family = Family()
 lowers = family.lowers
 _p = t(6, weight=True)
+FEW = 2**12
+"""Elements up to which a group norm is done with the fewest kernels (8192: either way 130 µs; 1024: 60 and 89 µs)."""
 
 
 @lowers(
-    aten.group_norm.default, samples=[(t(2, 6, 4, 5), 3, _p, _p), (t(2, 6, 4), 2), (t(2, 6, 4, 5), 1, _p, _p, 1e-3)]
-)
+    aten.group_norm.default,
+    samples=[
+        (t(2, 6, 4, 5), 3, _p, _p), (t(2, 6, 4), 2), (t(2, 6, 4, 5), 1, _p, _p, 1e-3),
+        (t(2, 6, 20, 30), 3, _p, _p), (t(2, 6, 800), 2), (t(1, 6, 30, 40), 1, _p, _p, 1e-3),
+    ],
+)  # fmt: skip
 def group_norm(b, x, groups, weight, bias, eps, cudnn_enabled):
-    """Wu & He, arXiv 1803.08494, on the matrix of pixels by channels: means are products with small matrices of ones
-    (8 times faster than the GroupNorm kernel), the variance is that of the centred values, as torch's."""
+    """Wu & He, arXiv 1803.08494, on the matrix of pixels by channels."""
+    way = _in_rows if x.size <= FEW else _in_products
+    return way(b, x, groups, weight, bias, eps)
+
+
+def _in_rows(b, x, groups, weight, bias, eps):
+    """A group of a sample in one row, to the kernel of LayerNorm: the fewest kernels."""
+    n, c = x.shape[:2]
+    size, pixels = c // groups, x.size // (n * c)
+    rows = b.rows(x)
+    turned = b.transpose(b.reshape(rows, (n, pixels, groups, size)), (0, 2, 1, 3))
+    flat = b.reshape(turned, (n * groups, pixels * size))
+    one, zero = (b.constant(torch.full((pixels * size,), number)) for number in (1.0, 0.0))
+    y = b.reshape(_layer_norm(b, flat, one, zero, eps), turned.shape)
+    y = b.reshape(b.transpose(y, (0, 2, 1, 3)), rows.shape)
+    if weight is not None:
+        y = b.mul(y, b.reshape(weight, (1, c)))
+    if bias is not None:
+        y = b.add(y, b.reshape(bias, (1, c)))
+    return b.from_rows(y, x.shape)
+
+
+def _in_products(b, x, groups, weight, bias, eps):
+    """Means are products with small matrices of ones (8 times faster than the GroupNorm kernel), the variance is that
+    of the centred values, as torch's."""
     n, c = x.shape[:2]
     pixels = x.size // (n * c)
     rows = b.rows(x)
@@ -68,10 +97,15 @@ def layer_norm(b, x, normalized_shape, weight, bias, eps, cudnn_enable):
     bias = b.full(shape, 0, x.dtype) if bias is None else bias
     axis = x.rank - len(shape)
     y = b.reshape(x, (math.prod(x.shape[:axis]),) + shape)
-    moments = y.shape[:1] + (1,) * len(shape)
-    outputs = [(y.shape, x.dtype), (moments, "float32"), (moments, "float32")]
+    return b.reshape(_layer_norm(b, y, weight, bias, eps), x.shape)
+
+
+def _layer_norm(b, x, weight, bias, eps):
+    """Over all axes but the first, which weight and bias lack."""
+    moments = x.shape[:1] + (1,) * (x.rank - 1)
+    outputs = [(x.shape, x.dtype), (moments, "float32"), (moments, "float32")]
     attributes = {"begin_norm_axis": 1, "begin_params_axis": 1, "epsilon": eps}
-    return b.reshape(b.call_many("LayerNorm", y, weight, bias, outputs=outputs, **attributes)[0], x.shape)
+    return b.call_many("LayerNorm", x, weight, bias, outputs=outputs, **attributes)[0]
 
 
 @lowers(aten.rms_norm.default, samples=[(t(2, 3, 6), [6], _p, 1e-6), (t(2, 3, 6), [6])])

@@ -110,16 +110,17 @@ def test_every_way(cache, monkeypatch, way, shape):
     assert shape[2:] == (1, 1) or "= BiasAdd(" in source and "= Add(" not in source
 
 
-def test_one_bad_sample_stays_alone(cache):
+@pytest.mark.parametrize("side", [4, 16])
+def test_one_bad_sample_stays_alone(cache, side):
     """Products with zeros must not carry a NaN over to the other samples."""
     module = block(
         lambda m, x: m.conv(F.silu(m.norm(x))),
         norm=lambda: nn.GroupNorm(32, 64),
         conv=lambda: nn.Conv2d(64, 64, 3, padding=1),
     )
-    xs = image(2, 64, 16, 16)
+    xs = image(2, 64, side, side)
     _, good, _ = run(cache, module, xs)
-    xs[1, 3, 5, 5] = float("nan")
+    xs[1, 3, 2, 2] = float("nan")
     _, got, _ = run(cache, module, xs)
     assert got[1].isnan().any()
     torch.testing.assert_close(got[0], good[0])
@@ -129,6 +130,13 @@ def test_one_bad_sample_stays_alone(cache):
 def test_group_norm(cache, samples):
     module = block(lambda m, x: m.norm(x), norm=lambda: nn.GroupNorm(32, 320))
     check(cache, module, image(samples, 320, 32, 32) * 3 + 5)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_group_norm_of_few_numbers_takes_few_kernels(cache, samples):
+    module = block(lambda m, x: m.norm(x), norm=lambda: nn.GroupNorm(4, 16))
+    source = check(cache, module, image(samples, 16, 8, 8) * 3 + 5)
+    assert "= LayerNorm(" in source and "MatMul(" not in source, source
 
 
 def test_resnet_block(cache):
