@@ -62,6 +62,7 @@ def test_control_pictures_survive_packing(tmp_path):
     for seed in range(3):
         mask = torch.tensor(list(scenes.mask_map(scenes.sample(seed)).convert("L").get_flattened_data())) > 127
         assert (data.unpacked(found["masks"][[seed]])[0, 0].flatten() == mask).all() and mask.any()
+    assert found["things"].tolist() == [len(scenes.sample(seed).things) for seed in range(3)]
     assert found["latents"].shape == (3, 4, 16, 16) and found["ids"].shape == (3, data.CAPTIONS, parts.TOKENS)
 
 

@@ -16,10 +16,10 @@ from .parts import make_tokenizer
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ms_controlnet_backend.demo.training", description=__doc__)
     parser.add_argument("folder", type=Path, help="where everything goes; FOLDER/checkpoint is the result")
-    parser.add_argument("--scenes", type=int, default=16384, help="number of pictures to train on")
+    parser.add_argument("--scenes", type=int, default=32768, help="number of pictures to train on")
     parser.add_argument("--autoencoder-steps", type=int, default=2600)
-    parser.add_argument("--decoder-steps", type=int, default=2400, help="of the decoder alone, after the autoencoder")
-    parser.add_argument("--steps", type=int, default=6000, help="of UNet, text encoder and ControlNets")
+    parser.add_argument("--decoder-steps", type=int, default=9600, help="of the decoder alone, after the autoencoder")
+    parser.add_argument("--steps", type=int, default=12000, help="of UNet, text encoder and ControlNets")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--float32", action="store_true", help="no bfloat16 arithmetic")
     parser.add_argument("--until", choices=("decoder",), help="leave out what comes after")

@@ -29,19 +29,21 @@ def pictures(folder: Path, count: int) -> np.ndarray:
 
 
 def encoded(folder: Path, drawn: np.ndarray, vae, tokenizer) -> dict[str, torch.Tensor]:
-    """``latents`` float16 (count, 4, size/8, size/8), ``ids`` int16 (count, captions, tokens), and by the names of the
-    ControlNets their pictures, a bit a pixel: uint8 (count, size²/8)."""
+    """``latents`` float16 (count, 4, size/8, size/8), ``ids`` int16 (count, captions, tokens), ``things`` (their
+    number) uint8 (count,), and by the names of the ControlNets their pictures, a bit a pixel: uint8 (count, …)."""
     file = folder / f"latents-{len(drawn)}.pt"
     if not file.exists():
         bits: dict[str, list] = {name: [] for name in CONTROLS}
-        ids = []
+        ids, things = [], []
         for seed in tqdm(range(len(drawn)), desc="captions and control pictures"):
             scene, rng = sample(seed), random.Random(-1 - seed)
+            things.append(len(scene.things))
             ids.append(tokens(tokenizer, [caption(scene, rng) for _ in range(CAPTIONS)]))
             for name, picture in (("edges", edge_map(Image.fromarray(drawn[seed]))), ("masks", mask_map(scene))):
                 bits[name].append(np.packbits(np.asarray(picture)[..., 0] > 127))
         data = {name: torch.from_numpy(np.stack(rows)) for name, rows in bits.items()}
-        data |= {"ids": torch.tensor(ids, dtype=torch.int16), "latents": _latents(vae, drawn)}
+        data |= {"ids": torch.tensor(ids, dtype=torch.int16), "things": torch.tensor(things, dtype=torch.uint8)}
+        data["latents"] = _latents(vae, drawn)
         torch.save(data, file)
     return torch.load(file, weights_only=True)
 

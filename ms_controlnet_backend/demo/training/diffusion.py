@@ -22,6 +22,8 @@ from .parts import CONTROLS, make_controlnet, make_scheduler, make_text_encoder,
 BATCH = 32
 UNNAMED = 0.12
 """of the batch have an empty caption: classifier-free guidance (Ho & Salimans, arXiv:2207.12598)"""
+PAIRS = 0.6
+"""of the batch show two things, twice their share of the scenes: which colour belongs to which is what takes longest"""
 MIXTURE = (((), 0.4), (("edges",), 0.3), (("masks",), 0.15), (("edges", "masks"), 0.15))
 """control pictures of a batch and how often"""
 HELD_OUT = 1_000_000
@@ -37,11 +39,14 @@ def train(folder: Path, data: dict[str, torch.Tensor], vae, tokenizer, *, steps:
         "text_encoder": make_text_encoder(tokenizer), "unet": make_unet(), **{c: make_controlnet() for c in CONTROLS}
     }).to(memory_format=torch.channels_last)  # fmt: skip
     scheduler = make_scheduler()
+    drawn_from = [torch.nonzero(data["things"] == count).flatten() for count in (1, 2)]
+    shares = torch.tensor([1 - PAIRS, PAIRS]) * torch.tensor([len(scenes) > 0 for scenes in drawn_from])
     empty = torch.tensor(tokens(tokenizer, [""])[0])
     run = Run(folder, "diffusion", modules, steps=steps, rate=1e-3, decay=0.999)
 
     def losses(step, generator):
-        which = torch.randint(len(latents), (BATCH,), generator=generator)
+        of = torch.multinomial(shares, BATCH, replacement=True, generator=generator)
+        which = torch.stack([drawn_from[i][torch.randint(len(drawn_from[i]), (), generator=generator)] for i in of])
         x = latents[which].float() * vae.config.scaling_factor
         noise = torch.randn(x.shape, generator=generator)
         times = torch.randint(scheduler.config.num_train_timesteps, (BATCH,), generator=generator)
