@@ -66,7 +66,7 @@ def warnings(caplog) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 
-@pytest.mark.parametrize("where", [(component, "capture"), (executable, "lower"), (executable, "split")])
+@pytest.mark.parametrize("where", [(component, "capture"), (executable, "lower_for"), (executable, "split_for")])
 def test_a_defect_while_compiling(clean, pipe, monkeypatch, caplog, where):
     expected = pipe.small(X)
     attempts = []
