@@ -48,7 +48,10 @@ def scaled_dot_product_attention(b, q, k, v, mask, dropout_p, is_causal, scale, 
     if is_causal:
         mask = b.constant(torch.ones(queries, keys, dtype=torch.bool).tril())
     bias = _bias(b, mask, lead, queries, keys, q.dtype)
-    q = b.mul(q, scale)
+    if keys == queries:
+        q = b.mul(q, scale)
+    else:  # those of another sequence, which is the same in all steps of a run
+        k = b.mul(k, scale)
     limit = b.score_bytes or SCORE_BYTES
     heads = min(batch, max(1, limit // (min(queries, QUERIES) * keys * 4)))
     step = min(queries, max(1, limit // (heads * keys * 4)))

@@ -15,6 +15,9 @@ from .cost import Kept
 from .forms import Arranging, Forms, per_channel, samples_of_rows
 from .program import FLOATS, DType, Instruction, Program, Value, broadcast_shape
 
+FOLDED = 2**16
+"""Elements up to which a tensor of one number is a constant and not computed."""
+
 
 class Builder(Arranging):
     """Records the program. ``out`` is what torch says the node being lowered returns (compute dtypes). without: names
@@ -83,7 +86,8 @@ class Builder(Arranging):
         """A tensor of one number."""
         import torch
 
-        single = self.constant(torch.full((1,) * len(shape), number, dtype=getattr(torch, dtype)))
+        small = math.prod(shape) <= FOLDED
+        single = self.constant(torch.full(shape if small else (1,) * len(shape), number, dtype=getattr(torch, dtype)))
         return self.broadcast(single, shape)
 
     # -- dtypes and shapes -------------------------------------------------------------------------------------

@@ -30,7 +30,6 @@ class Forms:
     shaped: dict[tuple, Value] = field(default_factory=dict)
     rows: dict[Value, Value] = field(default_factory=dict)
     gathered: dict[Value, tuple[Value, torch.Tensor]] = field(default_factory=dict)
-    padded: dict[Value, Value] = field(default_factory=dict)
 
     def root(self, x: Value) -> Value:
         return self.roots.get(x, x)
@@ -174,13 +173,9 @@ class Arranging:
         if x in forms.gathered:
             source, earlier = forms.gathered[x]
             index = torch.where(index >= 0, earlier[index.clamp(min=0)], -1)
-        table = source
-        if (index < 0).any():
-            if source not in forms.padded:
-                forms.padded[source] = self.concat([source, self.full((1, source.shape[1]), 0, source.dtype)], 0)
-            table = forms.padded[source]
-        numbers = torch.where(index < 0, source.shape[0], index).to(torch.int32).reshape(shape[:-1])
-        value = self.call("Gather", self.after(table, after), self.constant(numbers), 0, shape=shape)
+        name = "EmbeddingLookup" if (index < 0).any() else "Gather"  # the former makes rows out of range zero
+        numbers = self.constant(index.to(torch.int32).reshape(shape[:-1]))
+        value = self.call(name, self.after(source, after), numbers, 0, shape=shape)
         if len(shape) == 2:
             forms.gathered[value] = source, index
         return value

@@ -242,8 +242,7 @@ class Component:
             del self._graphs[key]
             return None
         if graph is not None:
-            for weight in graph.converted:
-                weight.refresh()
+            graph.watch.refresh()
         return graph
 
     def _compile(self, original, structure, tensors):
@@ -266,6 +265,8 @@ class Component:
         finally:  # taken after the capture: some forwards change their own module the first time they run
             if self._engine.options.release_host_weights:
                 self._snapshot = None  # it holds the weights
+                for known in self._graphs.values():
+                    known.watch.forget()
                 self.stats.bytes_released += release(self._module(), self._engine.store)
             self._snapshot = self._snapshot or Snapshot(self._module(), self._settings.slots)
         self._refused.pop(structure.key, None)

@@ -25,6 +25,7 @@ from .prologue import Prologue
 from .resident import Held, ResidentTensor, device_value, plain
 from .source_cache import SourceCache, load
 from .transfers import Crossings, Transfers
+from .watch import Watch
 from .weights import Weight, WeightStore
 
 
@@ -54,6 +55,7 @@ class Executable:
         prologue_weights = self.prologue.weights if self.prologue else []
         all_weights = {id(w): w for w in self.weights + prologue_weights}.values()
         self.converted = [w for w in all_weights if not w.shared and not w.constant]
+        self.watch = Watch(self.converted)
 
     def __call__(self, tensors: list[torch.Tensor], count: Crossings):
         """What the upstream forward would return, computed by MindSpore. count: what crosses is added to it."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
+
+SMALL = 2**13
+"""Elements of a tensor up to which it is looked at together with others."""
 
 
 def version_of(t: torch.Tensor) -> int:
@@ -12,10 +16,22 @@ def version_of(t: torch.Tensor) -> int:
     return -1 if t.is_inference() else t._version
 
 
+def _place(t: torch.Tensor) -> tuple:
+    return t.data_ptr(), t.shape, t.stride(), t.dtype, version_of(t)
+
+
 def identity(t: torch.Tensor) -> tuple:
     """Equal for two views of the same memory that nothing was written to in between. Contents take part as a weighted
     sum: writes through ``.data`` or NumPy leave no other mark. Only valid while the memory is kept from being freed."""
-    return t.untyped_storage()._cdata, t.storage_offset(), t.shape, t.stride(), t.dtype, version_of(t), contents(t)
+    return *_place(t), contents(t)
+
+
+def identities(tensors: Sequence[torch.Tensor]) -> tuple:
+    """Equal as long as :func:`identity` of each is; the contents of small ones take part together."""
+    small = [t.dtype is torch.float32 and t.numel() <= SMALL for t in tensors]
+    joined = [t.detach().reshape(-1) for t, is_small in zip(tensors, small) if is_small]
+    others = [contents(t) for t, is_small in zip(tensors, small) if not is_small]
+    return tuple(map(_place, tensors)), contents(torch.cat(joined)) if joined else None, *others
 
 
 def contents(t: torch.Tensor) -> float:

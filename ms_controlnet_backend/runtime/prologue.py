@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from .identity import identity
-from .resident import plain
+from .identity import identities
+from .resident import on_host, plain
 from .weights import Weight
 
 
@@ -33,7 +33,8 @@ class Prologue:
     def results(self, tensors: list[torch.Tensor], to_device, first: Callable[[], None]) -> tuple:
         """The device tensors for the step, computed now if need be, after calling ``first``."""
         inputs = [plain(tensors[i]) for i in self.order]
-        key = tuple(identity(t) for t in inputs), tuple(w.identity() for w in self.weights if not w.constant)
+        weights = [on_host(w.source()) for w in self.weights if not w.constant]  # None: the device alone has it
+        key = identities(inputs + [t for t in weights if t is not None]), [t is None for t in weights]
         if key != self._key:
             self._key = None  # nothing to be found if the run below fails
             first()

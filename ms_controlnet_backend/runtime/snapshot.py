@@ -38,13 +38,16 @@ class Snapshot:
         for container, key in slots:
             self._slots.setdefault(id(container), []).append(key)
         self._tables: list[dict] = []  # compared by identity of their values
-        self._live: list = []  # containers, and shallow copies of what they were:
+        self._empty: list = []  # containers that were, the most of them: hooks that nobody set
+        self._live: list = []  # the others, and shallow copies of what they were:
         self._then: list = []  # compared by value, identical values first
         self._tensors: list[torch.Tensor] = []
         self._residents: list[ResidentTensor] = []
         self._seen: dict[int, object] = {}  # keeps what was seen alive, so that no id is used again
         for m in module.modules():
             self._add_module(m)
+        self._empty += [table for table in self._tables if not table]
+        self._tables = [table for table in self._tables if table]
         self._lengths = list(map(len, self._tables))
         self._keys = list(chain.from_iterable(self._tables))
         self._values = list(chain.from_iterable(map(dict.values, self._tables)))
@@ -55,7 +58,8 @@ class Snapshot:
         """True while nothing but the values of tensors changed."""
         try:
             return (
-                list(map(len, self._tables)) == self._lengths
+                not any(self._empty)
+                and list(map(len, self._tables)) == self._lengths
                 and all(map(operator.is_, chain.from_iterable(map(dict.values, self._tables)), self._values))
                 and list(chain.from_iterable(self._tables)) == self._keys
                 and all(map(operator.eq, self._live, self._then))
@@ -70,8 +74,11 @@ class Snapshot:
         return [list(map(look, self._tensors)) for look in _LOOKS]
 
     def _equals(self, live, then) -> None:
-        self._live.append(live)
-        self._then.append(then)
+        if then:
+            self._live.append(live)
+            self._then.append(then)
+        else:
+            self._empty.append(live)
 
     def _add_module(self, m: torch.nn.Module) -> None:
         attributes = vars(m)

@@ -18,7 +18,7 @@ import torch
 
 from ..compat import mindspore_runtime
 from ..lowering.program import Program
-from .identity import identity, version_of
+from .identity import version_of
 from .resident import ResidentTensor, on_host, plain
 from .target import Target
 
@@ -79,11 +79,6 @@ class Weight:
         self.version, self.checksum = version, checksum(t)
         self.take_sample(t)
         return True
-
-    def identity(self) -> tuple:
-        """Equal as long as the numbers are the same (see :func:`.identity.identity`)."""
-        t = on_host(self.source())
-        return ("released", id(self)) if t is None else identity(t)
 
     def read(self) -> torch.Tensor:
         """The numbers of the torch tensor, from what the Parameter holds, in memory of their own; of a faithful one."""

@@ -5,9 +5,10 @@
 A contender is ``backend[:dtype][@python]``: ``mindspore`` (the default), ``mindspore:float16``, ``torch.compile``,
 ``mindspore@.venv28/bin/python`` (that interpreter's version of MindSpore). Each is held against ``--baseline`` (torch):
 two processes with the same weights and inputs compute in turn, one waiting while the other works. Printed are medians,
-the median of the ratios of neighbouring rounds, the first call (capture and compilation included) with an empty cache
-folder and in a second process that finds what the first one kept, each process's peak memory (ru_maxrss, loading
-included), and the RMS error of the components' outputs against torch in float64.
+the median of the ratios of neighbouring rounds, the same of the rounds before ("early": MindSpore runs most kernels on
+one thread in their first five calls, to find out how many threads are best), the first call (capture and compilation
+included) with an empty cache folder and in a second process that finds what the first one kept, each process's peak
+memory (ru_maxrss, loading included), and the RMS error of the components' outputs against torch in float64.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def measure(name: str, case: str, options, folder: str) -> tuple[dict, list, lis
     cache = tempfile.mkdtemp(dir=folder)
     sides = [Contender(n, case, options.threads, cache) for n in (options.baseline, name)]
     first = [side.run() for side in sides]
-    rounds = [[side.run() for side in sides] for _ in range(options.rounds)]
+    early, rounds = ([[side.run() for side in sides] for _ in range(n)] for n in (options.warm_up, options.rounds))
     outputs = [side.outputs(folder) for side in sides]
     peaks = [side.end() for side in sides]
     again = Contender(name, case, options.threads, cache)
@@ -79,11 +80,16 @@ def measure(name: str, case: str, options, folder: str) -> tuple[dict, list, lis
     base_s, own_s = (statistics.median(s) for s in zip(*rounds))
     figures = {
         "case": case, "contender": name, "versions": sides[1].about["versions"], "baseline_s": base_s, "s": own_s,
-        "ratio": statistics.median(own / base for base, own in rounds), "rounds": rounds,
+        "ratio": ratio(rounds), "early_ratio": ratio(early), "rounds": rounds, "early_rounds": early,
         "baseline_first_s": first[0], "first_s": first[1], "again_s": again_s,
         "baseline_peak_gib": peaks[0], "peak_gib": peaks[1], "memory_ratio": peaks[1] / peaks[0],
     }  # fmt: skip
     return figures, *outputs
+
+
+def ratio(rounds: list) -> float:
+    """Of the second side's seconds to the first's."""
+    return statistics.median(own / base for base, own in rounds) if rounds else float("nan")
 
 
 def rms(arrays: list[np.ndarray], reference: list[np.ndarray]) -> float:
@@ -104,15 +110,15 @@ def show(results: list[dict]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    titles = ["case", "contender", "baseline s", "s", "ratio", "first call s", "again s", "baseline GiB", "GiB",
-              "ratio", "RMS error", "baseline's", "multiple"]  # fmt: skip
+    titles = ["case", "contender", "baseline s", "s", "ratio", "early", "first call s", "again s",
+              "baseline GiB", "GiB", "ratio", "RMS error", "baseline's", "multiple"]  # fmt: skip
     table = Table(*titles)
     for r in results:
         errors = ["", "", ""]
         if "error" in r:
             errors = [f"{r['error']:.1e}", f"{r['baseline_error']:.1e}", f"{r['error'] / r['baseline_error']:.2f}"]
-        figures = [f"{r[k]:.2f}" for k in ("baseline_s", "s", "ratio", "first_s", "again_s", "baseline_peak_gib",
-                                           "peak_gib", "memory_ratio")]  # fmt: skip
+        figures = [f"{r[k]:.2f}" for k in ("baseline_s", "s", "ratio", "early_ratio", "first_s", "again_s",
+                                           "baseline_peak_gib", "peak_gib", "memory_ratio")]  # fmt: skip
         contender = f"{r['contender'].partition('@')[0]}, MindSpore {r['versions']['mindspore']}"
         table.add_row(r["case"], contender, *figures, *errors)
     Console(width=170).print(table)
@@ -126,6 +132,7 @@ def main() -> None:
     parser.add_argument("--baseline", default="torch")
     parser.add_argument("--cases", default=",".join(cases.CASES), help="of %(default)s")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--warm-up", type=int, default=5, help="rounds before those")
     parser.add_argument("--threads", type=int, help="of every process (default: one a core)")
     parser.add_argument("--no-accuracy", action="store_true", help="leave out the runs in float64")
     parser.add_argument("--json", type=Path, metavar="FILE")

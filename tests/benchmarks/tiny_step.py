@@ -47,7 +47,8 @@ def main() -> None:
         return statistics.median(b - a for a, b in zip(ends, ends[1:]))
 
     for backend in ("torch", "mindspore"):  # warm up, compile
-        steps(backend)
+        for _ in range(6):
+            steps(backend)
     rounds = [(steps("torch"), steps("mindspore")) for _ in range(options.rounds)]
     torch_s, ms_s = (statistics.median(side) for side in zip(*rounds))
     print(f"step at {options.size} px: torch {torch_s * 1e3:.1f} ms, MindSpore {ms_s * 1e3:.1f} ms, "

@@ -32,7 +32,6 @@ it takes for the gate, and which GELU, it does not document, and it cannot be tr
 REWRITES = {
     "transposes": "a transpose of a transpose is one of the original; attention reads its heads where they lie",
     "casts": "a value is cast once for all who ask, and one widened and cast back is the value",
-    "constants": "small tensors of one number are constants",
     "attention": "FlashAttentionScore in place of matrix products and a softmax",
     "padded_projections": "heads are padded in the weights of the projections around an attention, not in the graph",
     "split_projections": "slices of a linear layer's output are linear layers with slices of its weight (GEGLU)",

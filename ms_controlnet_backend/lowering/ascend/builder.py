@@ -17,8 +17,6 @@ from .fuse import LINEAR, SLICE, fuse
 from .npu import DEFAULT, NPUS
 
 INT32 = torch.iinfo(torch.int32)
-FOLDED = 2**16
-"""Elements up to which a tensor of one number is a constant and not computed."""
 
 
 class AscendBuilder(Builder):
@@ -50,9 +48,6 @@ class AscendBuilder(Builder):
     def full(self, shape, number, dtype: str) -> Value:
         if dtype == "int32" and not _fits(number):
             raise Unsupported("an integer beyond 32 bits")
-        size = torch.Size(shape).numel()
-        if size <= FOLDED and "constants" not in self.without:
-            return self.constant(torch.full(tuple(shape), number, dtype=getattr(torch, dtype)))
         return super().full(shape, number, dtype)
 
     def cast(self, x: Value, dtype: str) -> Value:
