@@ -9,7 +9,8 @@ from ms_controlnet_backend.compat import mindspore_runtime
 import ms_controlnet_backend
 from ms_controlnet_backend import binding
 from ms_controlnet_backend.runtime.target import Target
-from ms_controlnet_backend.runtime.weights import WeightStore, checksum
+from ms_controlnet_backend.runtime.watch import Watch
+from ms_controlnet_backend.runtime.weights import Weight, WeightStore, checksum
 
 SHAPES = [(64, 32, 3, 3), (7, 5), (3,), ()]
 
@@ -121,3 +122,35 @@ def test_pipelines_share_weights_and_graphs(clean, share):
     assert_shared(before)
     after = used_by_graphs(pipe.unet)
     assert {p: [id(w) for w in ws] for p, ws in after.items()} == {p: [id(w) for w in ws] for p, ws in before.items()}
+
+
+@pytest.mark.parametrize("layout", ["rows", "channels last", "strided"])
+def test_all_at_once(monkeypatch, layout):
+    """A Watch looks at single weights only when something changed; where it cannot see all at once, every time."""
+    tensors = [torch.randn(8, 16, 3, 3).half(), torch.randn(5, 7).bfloat16(), torch.randn(()).half()]
+    if layout == "channels last":
+        tensors[0] = tensors[0].to(memory_format=torch.channels_last)
+    if layout == "strided":
+        tensors[1] = torch.randn(7, 10).bfloat16()[:, ::2].t()
+    weights = [weight(t) for t in tensors]
+    looked = []
+    refresh = Weight.refresh
+    monkeypatch.setattr(Weight, "refresh", lambda self: (looked.append(self), refresh(self))[1])
+    watch = Watch(weights)
+    for expected in (weights, [] if layout != "strided" else weights):
+        watch.refresh()
+        assert looked == expected
+        looked.clear()
+    for changed in (
+        lambda t: t.mul_(2),
+        lambda t: t.data.add_(1),
+        lambda t: t.data.view(-1)[:1].sub_(3) if t.is_contiguous() else t.data.sub_(3),
+    ):
+        for t, w in zip(tensors, weights):
+            changed(t)
+            watch.refresh()
+            assert torch.equal(w.host, t.float())
+    looked.clear()
+    watch.forget()
+    watch.refresh()
+    assert looked == weights
