@@ -7,13 +7,14 @@ import torch
 from ..hookspecs import Compiled, Options
 from .component import MindSporeEngine
 from .target import Target
+from .watch import Watch
 
 
 class Blank:
     """In place of an executable: its output with every tensor zero."""
 
     prologue = baked = None
-    converted = ()
+    watch = Watch(())
 
     def __init__(self, captured):
         self.event = Compiled(captured.name)
