@@ -86,9 +86,8 @@ class Builder(Arranging):
         """A tensor of one number."""
         import torch
 
-        small = math.prod(shape) <= FOLDED
-        single = self.constant(torch.full(shape if small else (1,) * len(shape), number, dtype=getattr(torch, dtype)))
-        return self.broadcast(single, shape)
+        stored = shape if math.prod(shape) <= FOLDED else (1,) * len(shape)
+        return self.broadcast(self.constant(torch.full(stored, number, dtype=getattr(torch, dtype))), shape)
 
     # -- dtypes and shapes -------------------------------------------------------------------------------------
 

@@ -34,7 +34,8 @@ class Executable:
     """One compiled graph. Call it with the tensors of the call, in the structure's order.
 
     weights: kept alive for the graph. converted: the module's weights that do not lie on torch's own memory. They are
-    compared whole when the prologue of a run is computed, and in every call of a graph that has none.
+    compared whole when the prologue of a run is computed, and in every call of a graph that has none. watch: looks at a
+    sample of them before every call.
     order: which tensors of the call are inputs of the step. outputs: shape and dtype of the tensors returned.
     run: where they stay on the device, what runs an operator there; None where they go to the host at once.
     baked: the values of the module's settings, where they could not be made an input.

@@ -28,10 +28,15 @@ def identity(t: torch.Tensor) -> tuple:
 
 def identities(tensors: Sequence[torch.Tensor]) -> tuple:
     """Equal as long as :func:`identity` of each is; the contents of small ones take part together."""
-    small = [t.dtype is torch.float32 and t.numel() <= SMALL for t in tensors]
-    joined = [t.detach().reshape(-1) for t, is_small in zip(tensors, small) if is_small]
-    others = [contents(t) for t, is_small in zip(tensors, small) if not is_small]
-    return tuple(map(_place, tensors)), contents(torch.cat(joined)) if joined else None, *others
+    small, numbers = [], []
+    for t in tensors:
+        if t.dtype is torch.float32 and t.numel() <= SMALL:
+            small.append(t.detach().reshape(-1))
+        else:
+            numbers.append(contents(t))
+    if small:
+        numbers.append(contents(torch.cat(small)))
+    return tuple(map(_place, tensors)), tuple(numbers)
 
 
 def contents(t: torch.Tensor) -> float:

@@ -8,7 +8,7 @@ import torch
 
 from .identity import version_of
 from .resident import on_host
-from .weights import SAMPLE, Weight
+from .weights import Weight, step_of_sample
 
 
 class Watch:
@@ -52,8 +52,7 @@ def _states(tensors) -> list:
 
 
 def _sample(t: torch.Tensor) -> torch.Tensor | None:
-    """A view of SAMPLE elements or more, spread evenly; None where the elements do not lie together."""
+    """A view of its sample, spread evenly over the memory; None where the elements do not lie together."""
     if not (t.is_contiguous() or t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last)):
         return None
-    step = max(1, t.numel() // SAMPLE) | 1
-    return t.detach().as_strided((t.numel(),), (1,), t.storage_offset())[::step]
+    return t.detach().as_strided((t.numel(),), (1,), t.storage_offset())[:: step_of_sample(t)]

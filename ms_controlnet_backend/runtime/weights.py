@@ -36,6 +36,11 @@ def checksum(t: torch.Tensor) -> int:
     return total + flat[words:].view(torch.uint8).sum().item()
 
 
+def step_of_sample(t: torch.Tensor) -> int:
+    """From one element of the sample of a tensor to the next: odd, so that it does not stay in one column."""
+    return max(1, t.numel() // SAMPLE) | 1
+
+
 @dataclass
 class Weight:
     """host: the contiguous array the Parameter lies on or was copied from, in the shape the graph wants; None where the
@@ -98,8 +103,7 @@ class Weight:
 
     def take_sample(self, t: torch.Tensor) -> None:
         """Remember some elements, spread evenly, of what was converted."""
-        step = max(1, t.numel() // SAMPLE) | 1  # odd: does not stay in one column of a matrix
-        places = torch.arange(0, t.numel(), step)
+        places = torch.arange(0, t.numel(), step_of_sample(t))
         indices = torch.unravel_index(places, t.shape) if t.ndim else (None,)
         self._sample = indices, t.detach()[indices].clone()
 

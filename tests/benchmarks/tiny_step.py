@@ -46,8 +46,8 @@ def main() -> None:
                                       height=options.size, width=options.size, output_type="latent"))  # fmt: skip
         return statistics.median(b - a for a, b in zip(ends, ends[1:]))
 
-    for backend in ("torch", "mindspore"):  # warm up, compile
-        for _ in range(6):
+    for backend in ("torch", "mindspore"):
+        for _ in range(6):  # compile; until MindSpore's kernels have settled on their numbers of threads
             steps(backend)
     rounds = [(steps("torch"), steps("mindspore")) for _ in range(options.rounds)]
     torch_s, ms_s = (statistics.median(side) for side in zip(*rounds))
