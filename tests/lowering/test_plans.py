@@ -174,6 +174,22 @@ def test_attention(cache, keys, width):
     check(cache, module, q * 2, k.flip(2), v.flip(1))
 
 
+@pytest.mark.parametrize("weights", ["weight and bias", "weight", "none"])
+@pytest.mark.parametrize("length, kernel", [(16, True), (1024, False)])
+def test_layer_norm(cache, length, kernel, weights):
+    """The kernel is slow on many numbers; a row that is NaN or far from zero does not touch the others."""
+    affine = dict(elementwise_affine=weights != "none", bias=weights == "weight and bias")
+    module = block(lambda m, x: m.norm(x), norm=lambda: nn.LayerNorm(320, **affine))
+    x = image(2, length, 320) * 3 + 5
+    x[0, 1] += 100
+    source = check(cache, module, x)
+    assert ("= LayerNorm(" in source) == kernel and ("= MatMul(" in source) != kernel, source
+    _, good, _ = run(cache, module, x)
+    x[1, 3, 2] = float("nan")
+    _, got, _ = run(cache, module, x)
+    assert got[1, 3].isnan().all() and torch.equal(got[0], good[0]) and torch.equal(got[1, 4:], good[1, 4:])
+
+
 def test_layer_norm_and_gelu(cache):
     module = block(
         lambda m, x: m.linear(m.norm(x)).chunk(2, -1),
