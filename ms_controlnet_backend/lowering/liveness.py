@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .builder import Program, Value
+from .program import Program, Value
 
 
 def keep(program: Program, name: str, inputs, instructions, outputs) -> Program:
