@@ -78,12 +78,15 @@ def used_by_graphs(module):
 
 
 def assert_shared(used):
-    """All graphs read torch's memory; of 3x3 kernels alone there may be a copy in another arrangement."""
+    """All graphs read torch's memory, whole or in halves; of 3x3 kernels alone there may be a copy in another
+    arrangement."""
     for p, weights in used.items():
         in_place = [w for w in weights if w.shared]
         if len(in_place) < len(weights):
             assert p.shape[2:] == (3, 3) and len(weights) <= 3  # as it is, for Winograd's algorithm, pixels first
-        assert len(in_place) <= 1 and all(w.parameter.data_ptr() == p.data_ptr() for w in in_place)
+        assert sum(w.host.nbytes for w in in_place) in (0, p.nbytes) and len(in_place) <= 2
+        first = [w.parameter.data_ptr() - p.data_ptr() for w in in_place]
+        assert sorted(first) == [0, p.nbytes // 2][: len(first)]
         assert all(w.parameter.data_ptr() == w.host.data_ptr() for w in weights)
     assert sum(any(w.shared for w in weights) for weights in used.values()) > len(used) / 2
 

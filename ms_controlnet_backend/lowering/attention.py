@@ -58,11 +58,11 @@ def scaled_dot_product_attention(b, q, k, v, mask, dropout_p, is_causal, scale, 
     last, done = None, []
     for head in range(0, batch, heads):
         until = min(head + heads, batch)
-        kh, vh = (b.slice(x, 0, head, until) for x in (k, v))
+        qh, kh, vh = (b.slice(x, 0, head, until) for x in (b.after(q, last), k, v))
         blocks = []
         for start in range(0, queries, step):
             stop = min(start + step, queries)
-            part = b.slice(b.slice(b.after(q, last), 0, head, until), 1, start, stop)
+            part = b.slice(b.after(qh, last), 1, start, stop)
             scores = b.matmul(part, kh, transpose_y=True)
             if bias is not None:
                 scores = b.add(scores, _part(b, _part(b, bias, 0, head, until), 1, start, stop))

@@ -20,6 +20,17 @@ SMALL = 2**14
 """Elements below which the number of kernels matters more than what they do."""
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows start … stop-1 of a weight: the part of a projection's outputs."""
+
+    start: int
+    stop: int
+
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight[self.start : self.stop]
+
+
 @dataclass
 class Forms:
     """roots: a reshaped value → what it was reshaped from. shaped: (root, shape) → the reshaped value.
@@ -85,6 +96,8 @@ class Arranging:
             self.program.weights[view] = weight
             if x in self.program.constants:
                 self.program.constants.add(view)
+            if x in self.program.prepared:
+                self.program.prepared[view] = self.program.prepared[x]
             self._views[x, shape] = view
         return self._views[x, shape]
 
@@ -214,6 +227,9 @@ class Arranging:
         matrix = self._forms.matrix(x)
         if axis == x.rank - 1 and matrix:
             return self.reshape(self.slice(matrix, 1, start, stop, step), shape)
+        if step == 1 and axis == 0 and self.target == "CPU" and self.is_weight(x):
+            if self.program.weights[x].shape == x.shape:  # they lie in its memory, a kernel would copy them
+                return self.prepared(x, Rows(start, stop), shape)
         if step == 1:
             return self.call("Slice", x, begin, shape, shape=shape)
         end = tuple(stop if d == axis else s for d, s in enumerate(x.shape))

@@ -14,11 +14,13 @@ def register_passes():
     from .fuse_attention import fuse_attention
     from .merge_duplicates import merge_duplicates
     from .split_complex import split_complex
+    from .split_geglu import split_geglu
 
     return [
         Pass("drop_no_ops", drop_no_ops, order=10),
         Pass("drop_unread", drop_unread, order=12),
         Pass("fuse_attention", fuse_attention, order=15),
+        Pass("split_geglu", split_geglu, order=17, target="CPU"),
         Pass("fold_constants", fold_constants, order=20),
         Pass("split_complex", split_complex, order=25),
         Pass("merge_duplicates", merge_duplicates, order=30),

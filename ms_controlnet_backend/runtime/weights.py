@@ -162,8 +162,8 @@ class WeightStore:
     def prepared(self) -> dict[int, dict[Callable, int]]:
         """What is kept of tensors in another arrangement: id of a tensor → {prepare: bytes}."""
         found: dict[int, dict] = {}
-        for t, shape, prepare in list(self._weights):  # a tensor that dies meanwhile takes its entry away
-            if prepare is not None:
+        for (t, shape, prepare), weight in list(self._weights.items()):  # one that dies meanwhile takes its entry away
+            if prepare is not None and not weight.shared:
                 found.setdefault(t, {})[prepare] = 4 * math.prod(shape)
         return found
 
@@ -186,7 +186,7 @@ class WeightStore:
         original = plain(t)
         with torch.no_grad():
             host = converted(original.detach())
-        shared = host.data_ptr() == original.data_ptr() and host.data_ptr() != 0 and not target.own_memory
+        shared = _same_memory(host, original) and not target.own_memory
         if target.own_memory and target.device == "CPU":  # one that stands for a device: what has memory of its own
             host = host.clone()
         # the same in every process: compiled graphs are found again by the names of their weights
@@ -203,6 +203,11 @@ class WeightStore:
         if not shared and t.numel():
             weight.take_sample(original)
         return weight
+
+
+def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Is one a view of the other?"""
+    return one.numel() > 0 and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:

@@ -11,8 +11,9 @@ from torch import nn
 from ms_controlnet_backend import passes, plugins
 from ms_controlnet_backend.capture import capture
 from ms_controlnet_backend.lowering.ascend import fuse
-from ms_controlnet_backend.lowering.ascend.prepare import PadColumns, PadHeads, Rows, Transposed
+from ms_controlnet_backend.lowering.ascend.prepare import PadColumns, PadHeads, Transposed
 from ms_controlnet_backend.lowering.ascend.work import work
+from ms_controlnet_backend.lowering.forms import Rows
 from ms_controlnet_backend.lowering.lower import lower
 from ms_controlnet_backend.runtime.target import Target
 from ms_controlnet_backend.runtime.weights import WeightStore

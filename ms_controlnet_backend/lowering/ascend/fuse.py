@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
+from ..forms import Rows
 from ..liveness import keep, values_in
 from ..program import Instruction, Program, Value
-from .prepare import Rows, Transposed
+from .prepare import Transposed
 
 LINEAR = "mint.nn.functional.linear"
 LAYER_NORM = "mint.nn.functional.layer_norm"

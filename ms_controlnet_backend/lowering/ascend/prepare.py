@@ -48,17 +48,6 @@ class PadColumns:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows start … stop-1 of a weight: the part of a projection's outputs."""
-
-    start: int
-    stop: int
-
-    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight[self.start : self.stop]
-
-
-@dataclass(frozen=True)
 class Transposed:
     """(out, in) → (in, out), after ``first`` where there is one: a right-hand side of a product."""
 
