@@ -21,7 +21,7 @@ _LEAVES = (int, float, complex, bool, str, bytes, type(None), type, types.Functi
            types.BuiltinFunctionType, types.ModuleType, torch.dtype, torch.device, torch.nn.Module)  # fmt: skip
 _IRRELEVANT = frozenset({"_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
                          "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", *TABLES})  # fmt: skip
-_LOOKS = (torch.Tensor.data_ptr, torch.Tensor.dtype.__get__, torch.Tensor.shape.__get__)
+_LOOKS = (torch.Tensor.data_ptr, operator.attrgetter("dtype"), operator.attrgetter("shape"))
 _held = operator.attrgetter("held")
 _DEPTH = 4
 """How far below a module's own attributes containers and plain objects are followed."""
