@@ -54,8 +54,9 @@ def test_memory_is_given_up(half):
     pipe, twin = half
     total = sum(p.nbytes for p in twin.parameters())
     stay = {name for name, p in pipe.unet.named_parameters() if not isinstance(p, ReleasedWeight)}
-    # kernels that MindSpore has in another arrangement only (Winograd's)
-    assert stay == {name for name, p in twin.named_parameters() if p.shape[2:] == (3, 3)}
+    # what MindSpore has in another arrangement only: kernels (Winograd's), halves of GEGLU's projections
+    rearranged = {name for name, p in twin.named_parameters() if p.shape[2:] == (3, 3) or ".ff.net.0.proj." in name}
+    assert stay == rearranged
     assert ms_controlnet_backend.stats()["unet"].bytes_released == total - host_bytes(pipe.unet)
     assert [(n, p.shape, p.dtype, p.device, type(p.requires_grad)) for n, p in pipe.unet.named_parameters()] == [
         (n, p.shape, p.dtype, p.device, type(p.requires_grad)) for n, p in twin.named_parameters()
