@@ -4,7 +4,7 @@
 
 Stable Diffusion 1.5's ControlNet and UNet, batch 2. Counted are the kernels of a step that are products of matrices, by
 their operations, and the others, by what they read and write; softmax and erf apart, whose time is arithmetic. Ceilings
-are the best of some rounds of a large product and a large copy (torch's, on as many threads), and of MindSpore's kernels
+are the best of some rounds of a large product and a large copy (torch's, on as many threads) and of MindSpore's kernels
 for softmax and erf.
 """
 
