@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ms_controlnet_backend import codegen, plugins
 from ms_controlnet_backend.capture import capture
-from ms_controlnet_backend.lowering import cost, winograd
+from ms_controlnet_backend.lowering import cost, fuse_bias, winograd
 from ms_controlnet_backend.runtime import executable
 from ms_controlnet_backend.runtime.source_cache import SourceCache
 from ms_controlnet_backend.runtime.target import Target
@@ -191,7 +191,8 @@ def test_layer_norm(cache, length, kernel, weights):
 
 
 def test_a_bias_is_added_by_the_product(cache, monkeypatch):
-    """To the last bit the same, and only where nothing else wants the product; not on CPUs where it does not pay."""
+    """To the last bit the same, and only where nothing else wants the product; not on CPUs where it does not pay, nor
+    where the result is large."""
 
     def function(m, x):
         wanted_twice = x @ m.two.weight
@@ -207,6 +208,9 @@ def test_a_bias_is_added_by_the_product(cache, monkeypatch):
         assert kernels == ((1, 1, 1) if pays else (0, 0, 3)), source
         results.append(run(cache, module, x)[1])
     assert torch.equal(*results)
+    monkeypatch.setattr(cpu, "adds_bias_in_products", lambda: True)
+    monkeypatch.setattr(fuse_bias, "MOST", 16 * 32 * 4 - 1)
+    assert "own." not in run(cache, module, x)[0]
 
 
 def test_layer_norm_and_gelu(cache):
