@@ -15,9 +15,6 @@ instructions took 7.0 s in one function and 1.9 s in parts of this size."""
 # attributes that the primitive's constructor takes by position only
 POSITIONAL = {"BroadcastTo": ("shape_",)}
 
-OWN = "own"
-"""What generated source calls :mod:`.compat.mindspore_primitives`."""
-
 
 def generate(header: str, *, jit: str = 'capture_mode="ast"', **programs: Program) -> str:
     """Python source of a module with one class a program, named by the keyword: ``Class(weights)``. jit: arguments of
@@ -31,12 +28,10 @@ def generate(header: str, *, jit: str = 'capture_mode="ast"', **programs: Progra
     primitives: dict[str, str] = {}
     tuples: dict[str, str] = {}
     classes = [line for name, program in programs.items() for line in _cell(name, program, jit, primitives, tuples)]
-    own = any(i.callee.startswith(f"{OWN}.") for program in programs.values() for i in program.instructions)
     lines = [
         f'"""{header}"""',
         "import mindspore as ms",
         "from mindspore import mint, ops",
-        *([f"from ms_controlnet_backend.compat import mindspore_primitives as {OWN}"] if own else []),
         "",
         *(f"{name} = ops.{constructor}" for constructor, name in primitives.items()),
         *(f"{name} = {literal}" for literal, name in tuples.items()),
@@ -124,7 +119,6 @@ class _Names(dict):
             "ms",
             "ops",
             "mint",
-            OWN,
         }  # names of tuples and primitives begin with a capital letter
         for v in program.inputs:
             self[v] = self._unique(v.name)

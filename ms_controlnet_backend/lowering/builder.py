@@ -11,11 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..compat import cpu
 from .cost import Kept
 from .forms import Arranging, Forms, per_channel, samples_of_rows
-from .fuse_bias import NAME as FUSED_BIAS
-from .fuse_bias import fuse_bias
 from .program import FLOATS, DType, Instruction, Program, Value, broadcast_shape
 
 FOLDED = 2**16
@@ -44,8 +41,6 @@ class Builder(Arranging):
 
     def finish(self, program: Program) -> Program:
         """The program that is to be run; called once, when all is lowered."""
-        if self.target == "CPU" and FUSED_BIAS not in self.without and cpu.adds_bias_in_products():
-            fuse_bias(program)
         return program
 
     # -- recording ---------------------------------------------------------------------------------------------

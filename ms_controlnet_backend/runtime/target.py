@@ -10,7 +10,6 @@ import torch
 from ..errors import Refused, UnknownDevice, UnknownRewrite
 from ..lowering.ascend import REWRITES
 from ..lowering.ascend.npu import DEFAULT, NPUS
-from ..lowering.fuse_bias import NAME as FUSED_BIAS
 from ..plugins import registry
 
 WITHOUT = "MS_CONTROLNET_WITHOUT"
@@ -104,7 +103,7 @@ def target(device: str, names: str | None = None, npu: str | None = None) -> Tar
     Raises UnknownRewrite and UnknownDevice, which list the known ones."""
     text = os.environ.get(WITHOUT, "") if names is None else names
     without = frozenset(name.strip() for name in text.split(",") if name.strip())
-    known = {p.name for p in registry().passes(device)} | (set(REWRITES) if device == "Ascend" else {FUSED_BIAS})
+    known = {p.name for p in registry().passes(device)} | (set(REWRITES) if device == "Ascend" else set())
     if not without <= known:
         unknown = ", ".join(sorted(without - known))
         raise UnknownRewrite(f"no graph pass or rewrite {unknown} for {device}; known: {', '.join(sorted(known))}")

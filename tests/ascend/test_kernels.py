@@ -46,7 +46,7 @@ def test_what_there_is_no_kernel_for_yet():
 
 
 @pytest.mark.parametrize("primitives, op", [
-    ({"Im2Col"}, CONVOLUTION), ({"BiasAdd", "FusedMatMulBiasAdd"}, torch.ops.aten.linear.default),
+    ({"Im2Col"}, CONVOLUTION), ({"BiasAdd"}, torch.ops.aten.linear.default),
 ])  # fmt: skip
 def test_a_lowering_for_the_cpu_is_noticed(primitives, op, tmp_path, monkeypatch):
     """The CPU's convolutions and linear layers use primitives that Ascend has no kernel for."""

@@ -4,13 +4,13 @@ import functools
 
 import pytest
 import torch
-from ms_controlnet_backend.compat import cpu, mindspore_runtime
+from ms_controlnet_backend.compat import mindspore_runtime
 from torch import nn
 from torch.nn import functional as F
 
 from ms_controlnet_backend import codegen, plugins
 from ms_controlnet_backend.capture import capture
-from ms_controlnet_backend.lowering import cost, fuse_bias, winograd
+from ms_controlnet_backend.lowering import cost, winograd
 from ms_controlnet_backend.runtime import executable
 from ms_controlnet_backend.runtime.source_cache import SourceCache
 from ms_controlnet_backend.runtime.target import Target
@@ -107,7 +107,7 @@ def test_every_way(cache, monkeypatch, way, shape):
     module = block(lambda m, x: m.conv(x), conv=lambda: nn.Conv2d(shape[1], 40, 3, padding=1))
     source = check(cache, module, image(*shape))
     assert f"({way}, " in source
-    assert shape[2:] == (1, 1) or ("= BiasAdd(" in source or "= own." in source) and "= Add(" not in source
+    assert shape[2:] == (1, 1) or "= BiasAdd(" in source and "= Add(" not in source
 
 
 @pytest.mark.parametrize("side", [4, 16])
@@ -188,29 +188,6 @@ def test_layer_norm(cache, length, kernel, weights):
     x[1, 3, 2] = float("nan")
     _, got, _ = run(cache, module, x)
     assert got[1, 3].isnan().all() and torch.equal(got[0], good[0]) and torch.equal(got[1, 4:], good[1, 4:])
-
-
-def test_a_bias_is_added_by_the_product(cache, monkeypatch):
-    """To the last bit the same, and only where nothing else wants the product; not on CPUs where it does not pay, nor
-    where the result is large."""
-
-    def function(m, x):
-        wanted_twice = x @ m.two.weight
-        return torch.cat([m.one(x), wanted_twice, wanted_twice + m.two.bias, x @ m.three.weight + m.three.bias], 1)
-
-    layers = {name: lambda: nn.Linear(32, 32) for name in ("one", "two", "three")}
-    module, x = block(function, **layers), image(16, 32)
-    results = []
-    for pays in (True, False):
-        monkeypatch.setattr(cpu, "adds_bias_in_products", lambda: pays)
-        source = check(cache, module, x)
-        kernels = tuple(source.count(f"= {name}(") for name in ("own.linear", "own.matmul_bias", "BiasAdd"))
-        assert kernels == ((1, 1, 1) if pays else (0, 0, 3)), source
-        results.append(run(cache, module, x)[1])
-    assert torch.equal(*results)
-    monkeypatch.setattr(cpu, "adds_bias_in_products", lambda: True)
-    monkeypatch.setattr(fuse_bias, "MOST", 16 * 32 * 4 - 1)
-    assert "own." not in run(cache, module, x)[0]
 
 
 def test_layer_norm_and_gelu(cache):
