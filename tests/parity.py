@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ms_controlnet_backend import stats, using
+from ms_controlnet_backend import passes, plugins, stats, using
+from ms_controlnet_backend.capture import capture
+from ms_controlnet_backend.signature import Arguments
 
 LATENTS = 1e-3  # of max|latents|
 PIXELS = 1 / 255  # on 99.9 % of pixels
@@ -78,3 +80,20 @@ def differs(pipe, seen: Seen, make_kwargs, **overrides) -> np.ndarray:
 
 def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got - expected).abs().max() / expected.abs().max())
+
+
+def optimised(module, *args):
+    """The module's graph after the passes, and its targets."""
+    structure, tensors = Arguments(module.forward, ()).split(args, {})
+    captured = capture("module", module, module.forward, structure, tensors)
+    passes.run(captured, plugins.registry().passes("CPU"))
+    return captured, tensors, [n.target for n in captured.graph.nodes if n.op == "call_function"]
+
+
+def computed(captured, tensors):
+    """What torch makes of that graph."""
+    values = {n: tensors[i] for n, i in captured.inputs.items()}
+    values |= {n: w.tensor for n, w in captured.weights.items()}
+    captured.graph_module.recompile()
+    with torch.no_grad():
+        return captured.graph_module(*(values[n] for n in captured.graph.nodes if n.op == "placeholder"))[0]

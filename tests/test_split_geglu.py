@@ -9,23 +9,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import ms_controlnet_backend
-from ms_controlnet_backend import passes, plugins
-from ms_controlnet_backend.capture import capture
-from ms_controlnet_backend.signature import Arguments
 
 aten = torch.ops.aten
 
 
 def optimised(module, x):
     """The targets in the module's graph after the passes, and what the graph returns."""
-    structure, tensors = Arguments(module.forward, ()).split((x,), {})
-    captured = capture("geglu", module, module.forward, structure, tensors)
-    passes.run(captured, plugins.registry().passes("CPU"))
-    captured.graph_module.recompile()
-    values = {n: tensors[i] for n, i in captured.inputs.items()} | {n: w.tensor for n, w in captured.weights.items()}
-    with torch.no_grad():
-        got = captured.graph_module(*(values[n] for n in captured.graph.nodes if n.op == "placeholder"))
-    return [n.target for n in captured.graph.nodes if n.op == "call_function"], got[0]
+    captured, tensors, targets = parity.optimised(module, x)
+    return targets, parity.computed(captured, tensors)
 
 
 @pytest.mark.parametrize("bias", [True, False])

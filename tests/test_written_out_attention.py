@@ -5,29 +5,11 @@ import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, SlicedAttnProcessor
 
-from ms_controlnet_backend import passes, plugins
-from ms_controlnet_backend.capture import capture
+from ms_controlnet_backend import plugins
 from ms_controlnet_backend.hookspecs import Options, Site
 from ms_controlnet_backend.passes import fold_constants
-from ms_controlnet_backend.signature import Arguments
 
 aten = torch.ops.aten
-
-
-def optimised(module, *args):
-    """The module's graph after the passes, and its targets."""
-    structure, tensors = Arguments(module.forward, ()).split(args, {})
-    captured = capture("attention", module, module.forward, structure, tensors)
-    passes.run(captured, plugins.registry().passes("CPU"))
-    return captured, tensors, [n.target for n in captured.graph.nodes if n.op == "call_function"]
-
-
-def computed(captured, tensors):
-    values = {n: tensors[i] for n, i in captured.inputs.items()}
-    values |= {n: w.tensor for n, w in captured.weights.items()}
-    captured.graph_module.recompile()
-    with torch.no_grad():
-        return captured.graph_module(*(values[n] for n in captured.graph.nodes if n.op == "placeholder"))[0]
 
 
 @pytest.mark.parametrize("dtype, options, masked", [
@@ -40,12 +22,13 @@ def test_attention_processor(dtype, options, masked):
     attention = Attention(query_dim=8, heads=2, dim_head=4, processor=AttnProcessor(), **options).to(dtype).eval()
     x = torch.randn(2, 5, 8, dtype=dtype)
     mask = torch.where(torch.rand(2, 1, 5) > 0.5, 0.0, -10000.0).to(dtype) if masked else None
-    captured, tensors, targets = optimised(attention, x, None, mask)
+    captured, tensors, targets = parity.optimised(attention, x, None, mask)
     assert targets.count(aten.scaled_dot_product_attention.default) == 1
     assert not {aten.empty.memory_format, aten.baddbmm.default, aten.softmax.int} & set(targets)
     with torch.no_grad():
         expected = attention(x, None, mask)
-    assert parity.relative_error(computed(captured, tensors), expected) < (1e-5 if dtype is torch.float32 else 3e-3)
+    got = parity.computed(captured, tensors)
+    assert parity.relative_error(got, expected) < (1e-5 if dtype is torch.float32 else 3e-3)
 
 
 class Kept(torch.nn.Module):
@@ -76,9 +59,9 @@ KEPT = {
 def test_not_attention(case):
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 5, 5, generator=generator) for _ in range(3))
-    captured, tensors, targets = optimised(Kept(KEPT[case]), q, k, v)
+    captured, tensors, targets = parity.optimised(Kept(KEPT[case]), q, k, v)
     assert aten.softmax.int in targets and aten.scaled_dot_product_attention.default not in targets
-    assert parity.relative_error(computed(captured, tensors), KEPT[case](q, k, v)[0]) < 1e-5
+    assert parity.relative_error(parity.computed(captured, tensors), KEPT[case](q, k, v)[0]) < 1e-5
 
 
 @pytest.mark.parametrize("processor", [AttnProcessor(), SlicedAttnProcessor(3)])

@@ -44,8 +44,7 @@ def _in_rows(b, x, groups, weight, eps):
     rows = b.rows(x)
     turned = b.transpose(b.reshape(rows, (n, pixels, groups, size)), (0, 2, 1, 3))
     flat = b.reshape(turned, (n * groups, pixels * size))
-    one, zero = (b.constant(torch.full((pixels * size,), number)) for number in (1.0, 0.0))
-    y = b.reshape(_layer_norm(b, flat, one, zero, eps), turned.shape)
+    y = b.reshape(_with_kernel(b, flat, None, None, eps), turned.shape)
     y = b.reshape(b.transpose(y, (0, 2, 1, 3)), rows.shape)
     return y if weight is None else b.mul(y, b.reshape(weight, (1, c)))
 
@@ -101,11 +100,15 @@ def layer_norm(b, x, normalized_shape, weight, bias, eps, cudnn_enable):
 
 
 def _with_kernel(b, x, weight, bias, eps):
+    """Of each row; weight and bias: of any shape, or None."""
+    rows, columns = x.shape
     weight, bias = (
-        b.full(x.shape[1:], number, x.dtype) if given is None else b.reshape(given, x.shape[1:])
+        b.full((columns,), number, x.dtype) if given is None else b.reshape(given, (columns,))
         for given, number in ((weight, 1), (bias, 0))
     )
-    return _layer_norm(b, x, weight, bias, eps)
+    outputs = [(x.shape, x.dtype), ((rows, 1), "float32"), ((rows, 1), "float32")]
+    attributes = {"begin_norm_axis": 1, "begin_params_axis": 1, "epsilon": eps}
+    return b.call_many("LayerNorm", x, weight, bias, outputs=outputs, **attributes)[0]
 
 
 def _with_outer_products(b, x, weight, bias, eps):
@@ -118,14 +121,6 @@ def _with_outer_products(b, x, weight, bias, eps):
     scale = b.unary("Rsqrt", b.add(mean(b.mul(centred, centred)), eps))
     y = b.mul(centred, b.matmul(scale, ones(1.0) if weight is None else b.reshape(weight, row)))
     return y if bias is None else b.add(y, b.reshape(bias, row))
-
-
-def _layer_norm(b, x, weight, bias, eps):
-    """Over all axes but the first, which weight and bias lack."""
-    moments = x.shape[:1] + (1,) * (x.rank - 1)
-    outputs = [(x.shape, x.dtype), (moments, "float32"), (moments, "float32")]
-    attributes = {"begin_norm_axis": 1, "begin_params_axis": 1, "epsilon": eps}
-    return b.call_many("LayerNorm", x, weight, bias, outputs=outputs, **attributes)[0]
 
 
 @lowers(aten.rms_norm.default, samples=[(t(2, 3, 6), [6], _p, 1e-6), (t(2, 3, 6), [6])])

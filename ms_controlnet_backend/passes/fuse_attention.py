@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .nodes import call, is_last_axis, only_user
+
 aten = torch.ops.aten
 PRODUCTS = {aten.bmm.default, aten.matmul.default}
 NUMBERS = (int, float)
@@ -48,9 +50,7 @@ def _call(graph, target, x, *args):
     """The node of a call, or what it undoes."""
     if target is aten.transpose.int and _transposes(x):
         return x.args[0]
-    node = graph.call_function(target, (x, *args))
-    node.meta = {"val": target(x.meta["val"], *args)}
-    return node
+    return call(graph, target, x, *args)
 
 
 def _scores(node) -> _Scores | None:
@@ -58,12 +58,12 @@ def _scores(node) -> _Scores | None:
     if node.target not in PRODUCTS:
         return None
     softmax = _uncast(node.args[0])
-    if softmax.target is not aten.softmax.int or not _last(softmax.args[1], softmax) or not _only_user(softmax):
+    if softmax.target is not aten.softmax.int or not is_last_axis(softmax.args[1], softmax) or not only_user(softmax):
         return None
     if len(softmax.args) > 2 or softmax.kwargs:
         return None
     scores, scale = _uncast(softmax.args[0]), 1.0
-    if not _only_user(scores):
+    if not only_user(scores):
         return None
     if scores.target is aten.mul.Tensor and isinstance(scores.args[1], NUMBERS):
         scores, scale = scores.args[0], float(scores.args[1])
@@ -74,11 +74,11 @@ def _scores(node) -> _Scores | None:
         found = _Scores(*scores.args, None, scale)
     else:
         return None
-    return found if found and _only_user(scores) and _alike(found, node.args[1]) else None
+    return found if found and only_user(scores) and _alike(found, node.args[1]) else None
 
 
 def _uncast(node):
-    while node.target is aten.to.dtype and _only_user(node) and node.meta["val"].dtype.is_floating_point:
+    while node.target is aten.to.dtype and only_user(node) and node.meta["val"].dtype.is_floating_point:
         node = node.args[0]
     return node
 
@@ -96,11 +96,3 @@ def _transposes(node) -> bool:
         return False
     rank = node.meta["val"].ndim
     return {axis % rank for axis in node.args[1:3]} == {rank - 1, rank - 2}
-
-
-def _last(axis: int, node) -> bool:
-    return axis % node.meta["val"].ndim == node.meta["val"].ndim - 1
-
-
-def _only_user(node) -> bool:
-    return len(node.users) == 1

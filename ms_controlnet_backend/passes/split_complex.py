@@ -10,6 +10,7 @@ import math
 import torch
 
 from ..errors import Refused
+from .nodes import call
 
 aten = torch.ops.aten
 
@@ -81,10 +82,7 @@ class _Splitter:
             raise Refused(f"{op} on complex numbers has no lowering")
 
     def call(self, op, *args, **kwargs):
-        node = self.graph.call_function(op, args, kwargs)
-        value = lambda a: a.meta["val"] if isinstance(a, torch.fx.Node) else a  # noqa: E731
-        node.meta["val"] = op(*(value(a) if not isinstance(a, list) else [value(x) for x in a] for a in args), **kwargs)
-        return node
+        return call(self.graph, op, *args, **kwargs)
 
     def each(self, function, x) -> tuple:
         return tuple(function(part) for part in self.parts(x))

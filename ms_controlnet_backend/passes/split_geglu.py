@@ -7,10 +7,13 @@ into what they are computed from, which is a fourth of their size.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 
 import torch
+
+from .nodes import call, is_last_axis, only_user
 
 aten = torch.ops.aten
 
@@ -37,38 +40,30 @@ def _linear_of(h, gelu):
     if getattr(gelu, "target", None) is not aten.gelu.default or gelu.kwargs or len(gelu.args) > 1:
         return None
     g, chunk = gelu.args[0], next(iter(getattr(h, "args", ())), None)
-    if not (_half(h, chunk, 0) and _half(g, chunk, 1) and _only_user(gelu) and len(chunk.users) == 2):
+    if not (_half(h, chunk, 0) and _half(g, chunk, 1) and only_user(gelu) and len(chunk.users) == 2):
         return None
     linear = chunk.args[0]
-    if linear.target is not aten.linear.default or not _only_user(linear) or chunk.target is not aten.chunk.default:
+    if linear.target is not aten.linear.default or not only_user(linear) or chunk.target is not aten.chunk.default:
         return None
     n, axis = chunk.args[1], (*chunk.args, 0)[2]
-    shape = linear.meta["val"].shape
-    return linear if n == 2 and axis % len(shape) == len(shape) - 1 and shape[-1] % 2 == 0 else None
+    even = linear.meta["val"].shape[-1] % 2 == 0
+    return linear if n == 2 and is_last_axis(axis, linear) and even else None
 
 
 def _half(node, chunk, number: int) -> bool:
-    return getattr(node, "target", None) is operator.getitem and node.args == (chunk, number) and _only_user(node)
-
-
-def _only_user(node) -> bool:
-    return len(node.users) == 1
+    return getattr(node, "target", None) is operator.getitem and node.args == (chunk, number) and only_user(node)
 
 
 def _product(graph, like, x, weight, bias=None):
-    def call(target, *args):
-        made = graph.call_function(target, args)
-        values = [a.meta["val"] if isinstance(a, torch.fx.Node) else a for a in args]
-        made.meta = {k: v for k, v in like.meta.items() if k != "val"} | {"val": target(*values)}
-        return made
+    new = functools.partial(call, graph, like=like)
 
     def half(start, stop):
         """Scaled by way of what goes in."""
-        rows = [None if w is None else call(aten.slice.Tensor, w, 0, start, stop) for w in (weight, bias)]
-        return call(aten.linear.default, scaled, rows[0], rows[1] and call(aten.mul.Tensor, rows[1], math.sqrt(0.5)))
+        rows = [None if w is None else new(aten.slice.Tensor, w, 0, start, stop) for w in (weight, bias)]
+        return new(aten.linear.default, scaled, rows[0], rows[1] and new(aten.mul.Tensor, rows[1], math.sqrt(0.5)))
 
-    scaled = call(aten.mul.Tensor, x, math.sqrt(0.5))
+    scaled = new(aten.mul.Tensor, x, math.sqrt(0.5))
     size = weight.meta["val"].shape[0]
     h, g = half(0, size // 2), half(size // 2, size)
-    product = call(aten.mul.Tensor, h, g)
-    return call(aten.add.Tensor, product, call(aten.mul.Tensor, product, call(aten.erf.default, g)))
+    product = new(aten.mul.Tensor, h, g)
+    return new(aten.add.Tensor, product, new(aten.mul.Tensor, product, new(aten.erf.default, g)))
