@@ -136,9 +136,9 @@ def _fit_threads() -> None:
     measured to take 11 to 230 ms. One a core. Processes that chose themselves (MS_CONTROLNET_THREADS) are heeded.
 
     Left at what it is: ``dispatch_threads_num``. With two, a graph's kernels are launched in a loop and not as actors
-    that are sent messages (the tiny pipeline's graphs: 3.0 ms, not 5.6), but the thread that hands them out waits in an
-    empty loop: on two cores a full-size step at 256 px took 8.8 s, not 2.7. With MS_DEV_RUNTIME_CONF=new_pipeline:False
-    it waits properly, and the core it counts for is missing where kernels are spread: 4.7 s."""
+    that are sent messages (the tiny pipeline's graphs: 5.6 ms, and 2.8 to 4.4 so), but the thread that hands them out
+    waits in an empty loop: on two cores a full-size step at 256 px took 2.3 of torch's time, not 0.65. With
+    MS_DEV_RUNTIME_CONF=new_pipeline:False it waits properly, and kernels have one core for themselves: 1.1."""
     threads = os.environ.get("MS_CONTROLNET_THREADS") or len(os.sched_getaffinity(0))
     try:
         mindspore().set_context(runtime_num_threads=int(threads))
