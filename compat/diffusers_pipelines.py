@@ -50,16 +50,18 @@ def load(folder: str, controlnet: str | None = None, dtype: str = "float32"):
 
 
 def watching_hooks(module) -> list[str]:
-    """Submodules with hooks that must see every call: torch's forward hooks (feature extractors, offloading), and
-    diffusers' own, which replace the submodule's forward (layerwise casting, group offloading, caches that leave out
-    work by a counter of their own). transformers' output recorders, which stay installed once used, are no such
-    hooks: they are silent unless asked for outputs."""
+    """Submodules with hooks that must see every call."""
+    return [n for n, m in module.named_modules() if n and has_hooks(m)]
+
+
+def has_hooks(m) -> bool:
+    """Has a module hooks that must see every call: torch's forward hooks (feature extractors, offloading), or
+    diffusers' own, which replace the module's forward (layerwise casting, group offloading, caches that leave out work
+    by a counter of their own)? transformers' output recorders, which stay installed once used, are no such hooks: they
+    are silent unless asked for outputs."""
 
     def foreign(hooks) -> bool:
         return any(not getattr(h, "__module__", "").startswith("transformers.") for h in hooks.values())
 
-    def watched(m) -> bool:
-        registry = getattr(m, "_diffusers_hook", None)
-        return foreign(m._forward_hooks) or foreign(m._forward_pre_hooks) or bool(registry and registry.hooks)
-
-    return [n for n, m in module.named_modules() if n and watched(m)]
+    registry = getattr(m, "_diffusers_hook", None)
+    return foreign(m._forward_hooks) or foreign(m._forward_pre_hooks) or bool(registry and registry.hooks)

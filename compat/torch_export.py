@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
 import threading
@@ -33,53 +32,10 @@ def export(module: torch.nn.Module, examples: tuple):
     """
     with _lock, warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")
-        with _attributes_kept(module):
-            exported = torch.export.export(module, examples, strict=False)
+        exported = torch.export.export(module, examples, strict=False)
         if any(_mutates(n) for n in exported.graph.nodes):
             exported = exported.run_decompositions({})
     return exported
-
-
-@contextlib.contextmanager
-def _attributes_kept(module: torch.nn.Module):
-    """Export leaves copies in place of every dictionary and list that a submodule has as an attribute; whoever holds
-    the original (a user, another module) would change it without effect. And it leaves attributes that the forward
-    made: transformers would believe that the hooks are installed which recorded hidden states while it traced."""
-    seen: dict = {}
-    before = [(m, {k: _record(v, seen) for k, v in vars(m).items() if k not in TABLES}) for m in module.modules()]
-    try:
-        yield
-    finally:
-        for m, attributes in before:
-            for name in vars(m).keys() - attributes.keys() - set(TABLES):
-                del vars(m)[name]
-            for name, record in attributes.items():
-                if record[1] is not None and name in vars(m):
-                    vars(m)[name] = record[0]
-        for container, children in seen.values():
-            _restore(container, children)
-
-
-def _record(o, seen: dict) -> tuple:
-    """(object, its children or None), every container below it in seen."""
-    if type(o) not in (dict, list, tuple, collections.OrderedDict, collections.defaultdict):
-        return o, None
-    if id(o) not in seen:
-        seen[id(o)] = o, dict(o) if isinstance(o, dict) else list(o)
-        for child in o.values() if isinstance(o, dict) else o:
-            _record(child, seen)
-    return seen[id(o)]
-
-
-def _restore(container, children) -> None:
-    """What it contained before, by identity."""
-    if isinstance(container, dict):
-        if len(container) != len(children) or any(container.get(k, container) is not v for k, v in children.items()):
-            container.clear()
-            container.update(children)
-    elif isinstance(container, list):
-        if len(container) != len(children) or any(a is not b for a, b in zip(container, children)):
-            container[:] = children
 
 
 @contextlib.contextmanager

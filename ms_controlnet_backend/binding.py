@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
-import dataclasses
 import functools
 import logging
 import threading
 import weakref
 
-from . import plugins
+from . import plugins, routes
 from .compat import cuda_redirection, diffusers_pipelines, mindspore_runtime
 from .errors import refusal
 from .hookspecs import Engine, Options, Site
-from .intercept import Interceptor
 
 logger = logging.getLogger(__name__)
 
 _lock = threading.RLock()
-_interceptor = Interceptor()
-_override: contextvars.ContextVar[Engine | None] = contextvars.ContextVar("ms_controlnet_engine", default=None)
 _engines: dict[tuple, Engine] = {}  # built once, kept while enabled: they hold the compiled graphs
 
 
@@ -89,8 +84,8 @@ def disable(pipe=None) -> None:
     """
     with _lock:
         if pipe is None:
-            modules = _interceptor.attached()
-            _interceptor.detach_all()
+            modules = routes.interceptor.attached()
+            routes.detach_all()
             _restore(modules)
             _state.everywhere = None
             _state.single.clear()
@@ -103,7 +98,7 @@ def disable(pipe=None) -> None:
             raise TypeError(f"disable(pipe) needs a diffusers pipeline, got {type(pipe).__name__}")
         for component in diffusers_pipelines.components(pipe).values():
             for site in _sites(component, ""):
-                _interceptor.detach(site.module)
+                routes.detach(site.module)
                 _restore([site.module])
         _state.single.pop(pipe, None)
         if _state.everywhere is not None:
@@ -159,11 +154,11 @@ def on(engine: Engine):
             _watch()
             for pipeline in diffusers_pipelines.pipelines():
                 _bind(pipeline)
-    token = _override.set(engine)
+    token = routes.in_force.set(engine)
     try:
         yield
     finally:
-        _override.reset(token)
+        routes.in_force.reset(token)
         with _lock:
             if temporary and _state.everywhere is not None:
                 _end_temporary()
@@ -171,11 +166,11 @@ def on(engine: Engine):
 
 def _end_temporary() -> None:
     _state.everywhere = None
-    modules = _interceptor.attached()
-    _interceptor.detach_all()
+    modules = routes.interceptor.attached()
+    routes.detach_all()
     for pipeline in list(_state.single):
         _bind(pipeline)
-    _restore(set(modules).difference(_interceptor.attached()))
+    _restore(set(modules).difference(routes.interceptor.attached()))
     if not _state.single:
         _unwatch()
 
@@ -249,7 +244,7 @@ def _bind(pipeline) -> None:
 
 def _bind_component(component, name: str, engine: Engine) -> None:
     for site in _sites(component, name):
-        _interceptor.attach(site.module, _Route(site, engine))
+        routes.attach(site, engine)
 
 
 def _sites(component, name: str) -> list[Site]:
@@ -272,19 +267,3 @@ def _sites(component, name: str) -> list[Site]:
 @functools.cache
 def _stays(name: str, kind: str, why: str) -> None:
     logger.warning("%s (%s) %s", name, kind, why)
-
-
-class _Route:
-    """The handler of an intercepted module: asks the engine in force. It holds no reference to the module (whoever
-    drops a pipeline wants its memory back), which comes with every call."""
-
-    def __init__(self, site: Site, engine: Engine):
-        self.site = dataclasses.replace(site, module=None)
-        self.engine = engine
-
-    def __call__(self, original, args, kwargs):
-        engine = _override.get() or self.engine
-        component = engine.component(dataclasses.replace(self.site, module=original.__self__))
-        if component is None:
-            return original(*args, **kwargs)
-        return component(original, args, kwargs)

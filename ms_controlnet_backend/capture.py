@@ -16,10 +16,16 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from .compat import diffusers_pipelines, torch_export
+from .compat import torch_export
 from .errors import Refused, first_line
+from .foreign import Impure, effects, hooked, unfollowed
+from .reach import Reach
 from .settings import OWNER, Settings
 from .signature import Structure
+from .state import State
+
+
+_RETURNED = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
 @dataclass(frozen=True)
@@ -76,12 +82,15 @@ def capture(
 
     name: for the generated source. tensors: examples; only their shapes and dtypes count. settings: numbers in the
     component that become one more input of the graph, a vector after the tensors.
-    Raises Refused, with upstream's own error as its cause, where the module cannot be traced or is not functional.
+    Raises Refused, with upstream's own error as its cause, where the module cannot be traced or is not functional;
+    Impure where it does something that a graph cannot do. Whatever happens, nothing of it is left in any object.
     """
+    modules = list(component.modules())
+    reach = Reach(modules, [forward])
     # hooks inside the component may keep what they see (feature extractors do): never show them fake tensors
-    hooked = diffusers_pipelines.watching_hooks(component)
-    if hooked:
-        raise Refused(f"forward hooks on {hooked[0]!r} must see every call")
+    python = hooked(component, forward) or unfollowed(component, reach)
+    if python:
+        raise Impure(python)
     arguments = len(tensors)
     if len(settings):
         tensors = [*tensors, *settings.tensors()]
@@ -94,13 +103,26 @@ def capture(
         with torch_export.only_this_thread(), traced:
             out = forward(*args, **kwargs)
         leaves, recorded["spec"] = pytree.tree_flatten(out)
+        odd = next((x for x in leaves if not isinstance(x, (torch.Tensor, *_RETURNED))), None)
+        if odd is not None:
+            raise Refused(f"it returns a {type(odd).__name__}, which may hold tensors")
         recorded["constants"] = [None if isinstance(x, torch.Tensor) else _Constant(x) for x in leaves]
         return tuple(x for x in leaves if isinstance(x, torch.Tensor))
 
+    state, failure = State([*modules, *reach.modules], reach), None
     try:
         exported = torch_export.export(_Flat(component, call), tuple(torch_export.example(t) for t in tensors))
     except Exception as error:  # noqa: BLE001 - whatever upstream's code or torch.export raises
-        raise Refused(f"torch.export failed: {type(error).__name__}: {first_line(error)}") from error
+        failure = error
+    finally:
+        changes = state.put_back()
+    impure = effects(component, reach, changes)
+    if impure is not None:
+        raise impure from failure
+    if isinstance(failure, Refused):
+        raise failure
+    if failure is not None:
+        raise Refused(f"torch.export failed: {type(failure).__name__}: {first_line(failure)}") from failure
     inputs, weights, outputs = torch_export.signature(exported)
     graph_module = exported.graph_module
     nodes = {n.name: n for n in graph_module.graph.nodes}

@@ -33,6 +33,10 @@ class Refused(BackendError):
     """A component cannot be compiled; it stays on torch, or with ``strict=True`` this is raised."""
 
 
+class NotNow(Refused):
+    """A single call cannot be answered by a graph."""
+
+
 class Unsupported(Refused):
     """A lowering met arguments it does not implement."""
 

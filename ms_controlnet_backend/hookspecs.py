@@ -68,6 +68,7 @@ class Site:
         each. They must be used in arithmetic only; comparisons with 0 and 1 may choose a shortcut.
     around: ``(module, args, kwargs)`` → a context manager that does what upstream's ``forward`` does to the module
         before and after because of an argument, and yields the (args, kwargs) that remain.
+    component: label of the component that this is a part of: its calls are counted there.
     """
 
     label: str
@@ -78,6 +79,7 @@ class Site:
     resident: bool = False
     settings: Callable[[Any], Iterable[tuple[Any, Any]]] | None = None
     around: Callable[[Any, tuple, dict], AbstractContextManager[tuple[tuple, dict]]] | None = None
+    component: str | None = None
 
 
 class Engine(Protocol):

@@ -18,6 +18,14 @@ from dataclasses import dataclass
 from .compat import accelerate_hooks
 
 logger = logging.getLogger(__name__)
+_ORIGINAL = "__ms_controlnet_original__"
+
+
+def original_of(function):
+    """The function itself, or what it was before an Interceptor put a dispatcher in its place."""
+    while (original := getattr(function, _ORIGINAL, None)) is not None:
+        function = original
+    return function
 
 
 @dataclass
@@ -48,10 +56,7 @@ class Interceptor:
             if cls not in self._classes:
                 self._patch(cls)
             patched = self._classes[cls]
-            undo = accelerate_hooks.redirect(instance, patched.original, patched.dispatcher)
-            if undo is False:
-                logger.warning("%s.forward was replaced on the instance; it stays as it is", cls.__name__)
-            self._handlers[instance] = (handler, undo or None)
+            self._handlers[instance] = (handler, self._uncover(instance, patched))
 
     def detach(self, instance) -> None:
         with self._lock:
@@ -76,6 +81,34 @@ class Interceptor:
             for cls in list(self._classes):  # instances may have died unseen
                 self._restore(cls)
 
+    def reaches(self, instance) -> bool:
+        """Is the handler of an attached instance asked when the instance's method is called?"""
+        with self._lock:
+            handler, undo = self._handlers[instance]
+            patched = self._classes.get(type(instance))
+            if patched is None or not _is_hidden(instance, self._attribute, patched):
+                return True
+            undo = self._uncover(instance, patched)
+            self._handlers[instance] = (handler, undo)
+            return undo is not None
+
+    def _uncover(self, instance, patched: _Patched):
+        """Where a wrapper on the instance, or the instance itself, keeps the class's own method, it gets the
+        dispatcher. Returns what undoes it, or None."""
+        if self._attribute != "forward":
+            return None
+        kept = vars(instance).get("forward")
+        if isinstance(kept, types.MethodType) and kept.__self__ is instance and kept.__func__ is patched.original:
+            instance.forward = types.MethodType(patched.dispatcher, instance)
+            own = weakref.ref(instance)  # whoever drops the instance wants its memory back
+
+            def undo():
+                if (m := own()) is not None and getattr(vars(m).get("forward"), "__func__", None) is patched.dispatcher:
+                    m.forward = types.MethodType(patched.original, m)
+
+            return undo
+        return accelerate_hooks.redirect(instance, patched.original, patched.dispatcher) or None
+
     def _patch(self, cls: type) -> None:
         original = getattr(cls, self._attribute)
         handlers = self._handlers
@@ -88,6 +121,7 @@ class Interceptor:
                 return original(self, *args, **kwargs)
             return entry[0](types.MethodType(original, self), args, kwargs)
 
+        setattr(dispatcher, _ORIGINAL, original)
         self._classes[cls] = _Patched(original, dispatcher, self._attribute in vars(cls))
         setattr(cls, self._attribute, dispatcher)
 
@@ -101,3 +135,12 @@ class Interceptor:
             setattr(cls, self._attribute, patched.original)
         else:
             delattr(cls, self._attribute)
+
+
+def _is_hidden(instance, attribute: str, patched: _Patched) -> bool:
+    """Does an attribute of the instance take the place of the class's method?"""
+    own = vars(instance).get(attribute)
+    if own is None or getattr(own, "__func__", None) is patched.dispatcher:
+        return False
+    kept = vars(instance).get("_old_forward")  # accelerate's
+    return getattr(kept, "__func__", None) is not patched.dispatcher

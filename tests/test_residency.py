@@ -204,9 +204,9 @@ def test_residuals_reach_a_denoiser_on_torch(clean):
     pipe = models.pipeline()
     expected = pipe(**models.call_kwargs(output_type="latent")).images
     clean.enable(pipe, strict=True)
-    from ms_controlnet_backend import binding
+    from ms_controlnet_backend import routes
 
-    binding._interceptor.detach(pipe.unet)
+    routes.detach(pipe.unet)
     got = pipe(**models.call_kwargs(output_type="latent")).images
     assert parity.relative_error(got, expected) < parity.LATENTS
     assert ms_controlnet_backend.stats()["controlnet"].to_host > 4

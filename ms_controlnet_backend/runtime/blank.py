@@ -34,6 +34,8 @@ class Blank:
 class BlankEngine(MindSporeEngine):
     """Captures every site that is called, runs the graph passes and hands the graph to :meth:`look`."""
 
+    in_parts = False
+
     def __init__(self, target: Target, cache_dir: str | None = None):
         super().__init__(target, Options(device=target.device, cache_dir=cache_dir))
 

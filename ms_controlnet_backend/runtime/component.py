@@ -9,20 +9,22 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 
 from .. import passes
 from ..capture import capture
 from ..compat.compile_cache import CompileCache
-from ..errors import Refused, refusal
+from ..errors import NotNow, Refused, refusal
+from ..foreign import unsteady
 from ..hookspecs import Compiled, Options, Site
 from ..plugins import manager, registry
 from ..settings import OWNER, Settings
 from ..signature import Arguments
 from . import executable
 from .eager import Eager
+from .parts import Parts
 from .recent import Recent
 from .released import release, restore, traceable
 from .resident import ResidentTensor
@@ -34,11 +36,16 @@ from .weights import WeightStore
 
 logger = logging.getLogger(__name__)
 _local = threading.local()
+UNSTEADY = 2
+"""How often a component is captured again because foreign state changed; what depends on it then runs as Python."""
 _PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer, ResidentTensor)
 
 
 class MindSporeEngine:
-    """Compiles and runs sites on one device. One per set of options."""
+    """Compiles and runs sites on one device. One per set of options. in_parts: is what cannot be taken whole taken in
+    parts?"""
+
+    in_parts = True
 
     def __init__(self, target: Target, options: Options):
         self.target = target
@@ -61,13 +68,14 @@ class MindSporeEngine:
             if site.module not in self._components:
                 self._components[site.module] = Component(site, self)
             component = self._components[site.module]
-            component.name(site.label)  # a net may be one pipeline's only one and one of another's several
+            component.name(site)  # a net may be one pipeline's only one and one of another's several
             return component
 
     def restore(self, module) -> None:
-        """The module's weights are ordinary tensors of torch again."""
+        """The module's weights are ordinary tensors of torch again, and its parts are none."""
         component = self._components.get(module)
         if component is not None:
+            component.parts.take_off()
             with component._busy:
                 restore(module)
 
@@ -82,6 +90,19 @@ class MindSporeEngine:
             manager().hook.component_compiled(event=event)
         except Exception as error:  # noqa: BLE001 - anything may go wrong in a foreign plugin
             self.warn_once(f"a plugin's component_compiled failed: {refusal(error)}")
+
+    def tell_parts(self, component, reason: Refused) -> None:
+        """Say once how much of a component is compiled, and why the rest is not."""
+        self._measure()
+        stats = component.stats
+        if not stats.parts:
+            self.warn_once(f"{component.label} stays on torch: {reason}")
+            return
+        rest = "".join(f"; {label}: {why}" for label, why in list(stats.left.items())[:3])
+        self.warn_once(
+            f"{component.label} runs in {stats.parts} parts, {stats.share:.1%} of its parameters compiled: {reason}{rest}. "
+            "ms_controlnet_backend.stats() tells more"
+        )
 
     def warn_once(self, message: str) -> None:
         if message not in self._warned:
@@ -108,16 +129,53 @@ class MindSporeEngine:
 
     def stats(self) -> dict[str, Stats]:
         """Label → what this engine did for the components of that label, those that are gone included."""
+        self._measure()
         return {label: stats + Stats() for label, stats in list(self._stats.items())}
+
+
+    def _measure(self) -> None:
+        """Count the parameters of the components alive, and those in graphs."""
+        with self._lock:
+            whole = [(m, c) for m, c in self._components.items() if c.is_whole]
+        for _, component in whole:
+            component.stats.parameters = component.stats.compiled_parameters = component.stats.parts = 0
+        for module, component in whole:
+            component.stats.parameters += count(module)
+            component.stats.compiled_parameters += self._compiled(module)
+            component.stats.parts += self._parts(module)
+
+    def _compiled(self, module) -> int:
+        component = self._components.get(module)
+        if component is None:
+            return 0
+        if component.parts.active:
+            return sum(map(self._compiled, component.parts.modules()))
+        return count(module) if component.compiled else 0
+
+    def _parts(self, module) -> int:
+        """Compiled ones."""
+        component = self._components.get(module)
+        if component is None or not component.parts.active:
+            return 0
+        return sum(self._parts(m) or bool(self._compiled(m)) for m in component.parts.modules())
+
+
+def count(module: torch.nn.Module) -> int:
+    """Numbers in its parameters."""
+    return sum(p.numel() for p in module.parameters())
 
 
 @dataclass
 class Stats(Crossings):
-    """calls: answered by a graph. seconds: in them, compilation not counted. compiles, compile_seconds: captures and
+    """calls: answered by a graph, or by graphs of parts. seconds: in them, compilation not counted. compiles, compile_seconds: captures and
     compilations, first run included. prologue_runs: how often what is constant over the steps was computed. skipped:
     calls not run because their output is zero. evicted: graphs dropped, too many being kept. fallbacks: calls answered
     by torch. to_device, to_host and their bytes: tensors that crossed, weights not counted. bytes_released: torch's
-    memory of weights given up (``release_host_weights``)."""
+    memory of weights given up (``release_host_weights``).
+
+    Of a component that is not taken whole: parts: its graphs. part_calls: answered by them. python_seconds: between
+    them. left: module → why it is in none. parameters, compiled_parameters: numbers in its weights, and of these in
+    graphs; also of one that is."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -128,9 +186,27 @@ class Stats(Crossings):
     evicted: int = 0
     fallbacks: int = 0
     bytes_released: int = 0
+    parts: int = 0
+    part_calls: int = 0
+    python_seconds: float = 0.0
+    parameters: int = 0
+    compiled_parameters: int = 0
+    left: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def share(self) -> float:
+        """Of the parameters that is compiled."""
+        return self.compiled_parameters / max(1, self.parameters)
+
+    @property
+    def share_of_seconds(self) -> float:
+        """Of the time in the component, compilation not counted, that graphs took."""
+        return self.seconds / (self.seconds + self.python_seconds) if self.seconds else 0.0
 
     def __add__(self, other: Stats) -> Stats:
-        return Stats(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        names = [f.name for f in fields(self) if f.name != "left"]
+        total = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Stats(**total, left=self.left | other.left)
 
 
 class Component:
@@ -141,6 +217,8 @@ class Component:
 
     Settings (numbers inside the module, `Site.settings`) are fed with every call. A graph in which they could not be
     an input holds for the values it was captured with.
+
+    IN PARTS: what cannot be taken whole (:mod:`.parts`).
     """
 
     def __init__(self, site: Site, engine: MindSporeEngine):
@@ -158,34 +236,60 @@ class Component:
         self._snapshot: Snapshot | None = None
         self._settings = Settings()
         self._busy = threading.RLock()
+        self._foreign_changes = 0
+        self.parts = Parts(site, engine)
+        self.is_whole = site.component is None
         self.label: str | None = None
 
-    def name(self, label: str) -> None:
+    @property
+    def compiled(self) -> bool:
+        return bool(self._graphs)
+
+    def name(self, site: Site) -> None:
         """Calls are counted, and messages speak, of the module by this name from now on."""
-        if label != self.label:
-            self.label, self.stats = label, self._engine._stats.setdefault(label, Stats())
+        if site.label != self.label:
+            self.label = site.label
+            self.stats = self._engine._stats.setdefault(site.component or site.label, Stats())
 
     def __call__(self, original: Callable, args: tuple, kwargs: dict):
         if getattr(_local, "tracing", False):  # this thread captures this component, or one that contains it
             return original(*args, **kwargs)
+        module = self._module()
+        if self.parts.barred(module) and not self._engine.options.strict:
+            return self._in_parts(original, args, kwargs)
         try:
-            with self._busy, self._around(self._module(), args, kwargs) as (remaining, named):
-                return self._answer(original, remaining, named)
+            with self._busy, self._around(module, args, kwargs) as (remaining, named):
+                output = self._answer(original, remaining, named)
+            self.parts.active = False
+            return output
         except Exception as error:  # noqa: BLE001 - a defect of ours must not end a script that runs on torch
             if self._engine.options.strict:
                 raise
-            self.stats.fallbacks += 1
-            self._engine.warn_once(f"{self.label} stays on torch: {refusal(error)}")
-        return original(*args, **kwargs)
+            reason = refusal(error)
+            if not self.is_whole:
+                self.stats.left[self.label] = str(reason)
+        if isinstance(reason, NotNow) or not self._engine.in_parts:
+            if self.is_whole:
+                self.stats.fallbacks += 1
+                self._engine.warn_once(f"{self.label} stays on torch: {reason}")
+            return original(*args, **kwargs)
+        self.parts.take(module, reason)
+        return self._in_parts(original, args, kwargs, reason)
+
+    def _in_parts(self, original, args, kwargs, reason=None):
+        output = self.parts.call(original, args, kwargs, self.stats)
+        if self.is_whole and reason is not None:
+            self._engine.tell_parts(self, reason)
+        return output
 
     def _answer(self, original, args, kwargs):
         """The output by a graph, compiled now if need be; raises Refused."""
         structure, tensors = self._split(original, args, kwargs)
         other = next((type(t).__name__ for t in tensors if type(t) not in _PLAIN), None)
         if other is not None:  # FakeTensor, DTensor, functorch wrappers: torch is tracing or transforming
-            raise Refused(f"an input is a {other}")
+            raise NotNow(f"an input is a {other}")
         if self._wants_gradients(tensors):
-            raise Refused("gradients are enabled and wanted (run under torch.no_grad() for inference)")
+            raise NotNow("gradients are enabled and wanted (run under torch.no_grad() for inference)")
         graph = self._graph(structure.key)
         started = time.perf_counter()
         if graph is not None and self._is_zero and self._is_zero(structure.rebuild(tensors)[1]):
@@ -203,7 +307,11 @@ class Component:
             output = self._compile(original, structure, tensors)
             self.stats.compiles += 1
             self.stats.compile_seconds += time.perf_counter() - started
-        self.stats.calls += 1
+        if self.is_whole:
+            self.stats.calls += 1
+        else:
+            self.stats.part_calls += 1
+            self.stats.left.pop(self.label, None)
         return output
 
     def _split(self, original, args, kwargs):
@@ -226,6 +334,7 @@ class Component:
     def _graph(self, key):
         """The graph of this signature if there is one and it is true; raises the Refused of an earlier attempt."""
         if self._snapshot is not None and not self._snapshot.same():
+            self._is_steady(self._snapshot.foreign_changes())
             logger.info("%s changed its structure: captured again", self.label)
             for graph in self._graphs.values():
                 graph.convert()  # changes by way of `.data` have no version
@@ -244,6 +353,14 @@ class Component:
         if graph is not None:
             graph.watch.refresh()
         return graph
+
+    def _is_steady(self, changes) -> None:
+        """Raises Impure where what foreign code reads, or names mean, changes all the time."""
+        self._foreign_changes += bool(changes)
+        if self._foreign_changes > UNSTEADY:
+            self._graphs.clear()
+            self._snapshot = None
+            raise unsteady(self._module(), changes)
 
     def _compile(self, original, structure, tensors):
         """Capture, compile and run; where the module's settings cannot be inputs, with their values baked in."""

@@ -2,7 +2,8 @@
 
 A capture bakes in everything about a module but the values of its weights: submodules, flags, scales, attention
 processors, LoRA state. A Snapshot keeps a shallow copy of every dictionary, list and set below the module and compares
-each with what it is now; that runs at C speed and costs microseconds a module, so it is done before every call.
+each with what it is now; that runs at C speed and costs microseconds a module, so it is done before every call. So does
+it with the state that foreign code reaches from there, and with what names resolve to (:mod:`..reach`).
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ import operator
 import types
 from itertools import chain
 
+import numpy as np
 import torch
 
 from ..compat.torch_export import TABLES
+from ..reach import Reach
 from ..settings import AnyNumber
+from ..state import Change
 from .resident import ResidentTensor
+from .resolved import Resolved, weakly
 
 _LEAVES = (int, float, complex, bool, str, bytes, type(None), type, types.FunctionType, types.MethodType,
            types.BuiltinFunctionType, types.ModuleType, torch.dtype, torch.device, torch.nn.Module)  # fmt: skip
@@ -23,6 +28,7 @@ _IRRELEVANT = frozenset({"_backward_hooks", "_backward_pre_hooks", "_state_dict_
                          "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", *TABLES})  # fmt: skip
 _LOOKS = (torch.Tensor.data_ptr, operator.attrgetter("dtype"), operator.attrgetter("shape"))
 _held = operator.attrgetter("held")
+_cell_contents = operator.attrgetter("cell_contents")
 _DEPTH = 4
 """How far below a module's own attributes containers and plain objects are followed."""
 
@@ -44,8 +50,14 @@ class Snapshot:
         self._tensors: list[torch.Tensor] = []
         self._residents: list[ResidentTensor] = []
         self._seen: dict[int, object] = {}  # keeps what was seen alive, so that no id is used again
-        for m in module.modules():
+        modules = list(module.modules())
+        for m in modules:
             self._add_module(m)
+        reach = Reach(modules)
+        self._add_foreign(reach)
+        self._resolved = Resolved(reach)
+        self._objects = modules[1:] + reach.modules  # whoever holds the Snapshot must not hold the module itself
+        self._types = list(map(type, self._objects))
         self._empty += [table for table in self._tables if not table]
         self._tables = [table for table in self._tables if table]
         self._lengths = list(map(len, self._tables))
@@ -64,10 +76,47 @@ class Snapshot:
                 and list(chain.from_iterable(self._tables)) == self._keys
                 and all(map(operator.eq, self._live, self._then))
                 and all(map(operator.is_, map(_held, self._residents), self._held))
+                and self._cell_contents() == self._contents
+                and list(map(type, self._objects)) == self._types
+                and self._resolved.same()
                 and self._now() == self._places
             )
-        except RuntimeError:  # a comparison that came down to the values of tensors: they are other objects
+        except (RuntimeError, ValueError):  # a comparison that came down to the values of tensors, or an empty cell
             return False
+
+    def _add_foreign(self, reach: Reach) -> None:
+        self._foreign = set(map(id, reach.containers))
+        self._cells = [c for c in reach.containers if isinstance(c, types.CellType)]
+        self._arrays = [c for c in reach.containers if isinstance(c, np.ndarray)]
+        self._contents = list(map(weakly, self._cell_contents()))
+        for container in reach.containers:
+            if id(container) not in self._seen and not isinstance(container, (types.CellType, np.ndarray)):
+                self._seen[id(container)] = container
+                if isinstance(container, dict):
+                    self._keep(container)
+                else:
+                    copy = container if isinstance(container, set) else map(weakly, container)
+                    self._equals(container, type(container)(copy))
+        for t in reach.tensors:
+            self._add_tensor(t)
+        for m in reach.modules:
+            self._add_module(m)
+
+    def foreign_changes(self) -> list[Change]:
+        """Of what changed, the state of foreign code, and names that mean something else now."""
+        changed = [o for o, then in zip(self._live, self._then) if id(o) in self._foreign and _differs(o, then)]
+        changed += [o for o in self._empty if id(o) in self._foreign and o]
+        try:
+            now = self._cell_contents()
+        except ValueError:  # an empty cell
+            now = [None] * len(self._contents)
+        changed += [c for c, a, b in zip(self._cells + self._arrays, now, self._contents) if _differs(a, b)]
+        return [Change(o) for o in changed] + [Change(m, (key,)) for m, key in self._resolved.changed()]
+
+    def _cell_contents(self) -> list:
+        """Of a tensor, which it is: equality of two may be true of different ones."""
+        values = map(_cell_contents, self._cells)
+        return [id(v) if isinstance(v, torch.Tensor) else v for v in values] + [a.tobytes() for a in self._arrays]
 
     def _now(self) -> list[list]:
         """Where each tensor lies, and as what."""
@@ -104,11 +153,8 @@ class Snapshot:
             self._add_tensor(o)
             return
         if isinstance(o, dict):
-            self._equals(o, self._expected(o, dict(o)))
+            self._keep(o)
             children = [v for k, v in o.items() if k not in skip]
-            tensors = [v for v in children if isinstance(v, torch.Tensor)]
-            if tensors:  # equality of two tensors may be true of different ones
-                self._tables.append(o)
         elif isinstance(o, (list, set)):
             self._equals(o, self._expected(o, type(o)(o)))
             children = list(o)
@@ -120,7 +166,19 @@ class Snapshot:
         for child in children:
             self._add(child, depth - 1)
 
+    def _keep(self, o: dict) -> None:
+        self._equals(o, self._expected(o, {k: weakly(v) for k, v in o.items()}))
+        if any(isinstance(v, torch.Tensor) for v in o.values()):  # equality of two tensors may be true of different ones
+            self._tables.append(o)
+
     def _expected(self, o, copy):
         for key in self._slots.get(id(o), ()):
             copy[key] = AnyNumber()
         return copy
+
+
+def _differs(now, then) -> bool:
+    try:
+        return not now == then
+    except (RuntimeError, ValueError):  # a comparison that came down to the values of tensors or arrays
+        return True

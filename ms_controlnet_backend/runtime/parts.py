@@ -1,0 +1,187 @@
+"""A component in parts: where it cannot be taken whole, its children are, the largest that can be.
+
+What stays in Python is the forward of whatever holds a part, and foreign code. Tensors between parts stay on the device.
+A part that is refused in its turn is taken in its own children, and so on down to modules without children.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch.utils import _pytree as pytree
+
+from .. import routes
+from ..compat import diffusers_pipelines
+from ..errors import Refused
+from ..foreign import Impure
+from ..hookspecs import Engine, Site
+from ..intercept import original_of
+from ..state import contents
+from .resident import plain
+
+logger = logging.getLogger(__name__)
+RETRIES = 1
+"""How often a component whose foreign code changed something once, and not again, is tried whole."""
+
+
+def divide(site: Site, python: Iterable[str]) -> list[Site]:
+    """The largest modules below a site's that can be parts.
+
+    python: names of modules whose own forward must run as Python. A module with hooks can be a part, since they run
+    around its forward, but no part can have one inside.
+    """
+    python = set(python)
+    hooked = set(diffusers_pipelines.watching_hooks(site.module))
+    names = {id(m): name for name, m in site.module.named_modules()}
+    barred = {name for name in python | hooked if name}
+
+    def walk(module, name: str) -> Iterator[Site]:
+        inside = any(other.startswith(f"{name}.") for other in barred)
+        if name and name not in python and not inside and _is_reached(module) and _has_work(module):
+            yield _part(site, module, name)
+            return
+        for child in module.children():
+            yield from walk(child, names[id(child)])
+
+    return list(walk(site.module, ""))
+
+
+def _part(site: Site, module, name: str) -> Site:
+    """As the component's site, for one of its modules."""
+    taken = inspect.signature(original_of(type(module).forward)).parameters
+    return dataclasses.replace(
+        site, label=f"{site.label}.{name}", module=module, scalars=tuple(n for n in site.scalars if n in taken),
+        constant=tuple(n for n in site.constant if n in taken), is_zero=None, around=None, resident=True,
+        component=site.component or site.label,
+    )  # fmt: skip
+
+
+def _is_reached(module) -> bool:
+    """Is the class's forward what runs when the module is called?"""
+    own = vars(module).get("forward")
+    if own is None:
+        return True
+    return getattr(own, "__self__", None) is module and original_of(own.__func__) is original_of(type(module).forward)
+
+
+def _has_work(module) -> bool:
+    """Containers have no forward; what has no weights is done by single operators, wherever its input is."""
+    own = original_of(type(module).forward)
+    return own is not torch.nn.Module.forward and next(module.parameters(), None) is not None
+
+
+class Outline:
+    """What decides in how many parts a component is taken: its modules, hooks, and functions put on instances."""
+
+    def __init__(self, module: torch.nn.Module):
+        self._module = weakref.ref(module)
+        self._then = self._now()
+
+    def same(self) -> bool:
+        return self._now() == self._then
+
+    def _now(self) -> list:
+        return [
+            (id(m), len(m._forward_hooks), len(m._forward_pre_hooks), _put(vars(m).get("forward")), id(vars(m).get("processor")))
+            for m in self._module().modules()
+        ]
+
+
+def _put(function):
+    """A bound method is another object each time it is asked for."""
+    return None if function is None else (id(getattr(function, "__func__", function)), id(getattr(function, "__self__", None)))
+
+
+class Parts:
+    """The parts of one component, once it could not be taken whole: attached, until taken off.
+
+    site: the component's. It is tried whole again when its outline changes; where the whole was refused for one
+    signature only, with every other one.
+    """
+
+    def __init__(self, site: Site, engine: Engine):
+        self._site, self._engine = dataclasses.replace(site, module=None), engine
+        self._impure: Impure | None = None
+        self._outline: Outline | None = None
+        self._attached: list[weakref.ref] = []
+        self._retries = RETRIES
+        self._told = 0
+        self.active = False
+
+    def barred(self, module) -> bool:
+        """Is the component known not to be a graph?"""
+        if self._impure is None:
+            return False
+        if self._outline.same():
+            self._attach(module, self._impure.modules)
+            return True
+        logger.info("%s has other modules, hooks or functions on them: tried whole again", self._site.label)
+        self.forget()
+        return False
+
+    def take(self, module, reason: Refused) -> None:
+        """From now on, because of this refusal."""
+        python = reason.modules if isinstance(reason, Impure) else {"": str(reason)}
+        if isinstance(reason, Impure):
+            self._impure, self._outline = reason, Outline(module)
+        self.take_off()
+        self._attach(module, python)
+
+    def _attach(self, module, python: dict[str, str]) -> None:
+        if self._attached:
+            return
+        sites = divide(dataclasses.replace(self._site, module=module), python)
+        self._attached = [weakref.ref(site.module) for site in sites]
+        for site in sites:
+            routes.attach_part(site, self._engine)
+
+    def modules(self) -> list:
+        return [m for m in (reference() for reference in self._attached) if m is not None]
+
+    def call(self, original, args: tuple, kwargs: dict, stats):
+        """The component's own forward, as Python; its parts answer by their graphs."""
+        self.active = True
+        if self._site.component is not None:  # its whole component counts
+            return original(*args, **kwargs)
+        watched = self._changes()
+        answered, compiled = stats.part_calls, stats.seconds + stats.compile_seconds
+        started = time.perf_counter()
+        output = original(*args, **kwargs)
+        stats.python_seconds += time.perf_counter() - started - (stats.seconds + stats.compile_seconds - compiled)
+        if stats.part_calls == answered:
+            stats.fallbacks += 1
+        else:
+            stats.calls += 1
+        if watched is not None and watched == self._changes():
+            logger.info("%s: what foreign code changed it changed once: tried whole again", self._site.label)
+            self._retries -= 1
+            self.forget()
+        return output if self._site.resident else ordinary(output)
+
+    def _changes(self):
+        """What foreign code was seen to change, as it is now; None where that is not asked for."""
+        if self._impure is None or not self._impure.changes or not self._retries:
+            return None
+        return [contents(c.container) if c.container is not None else object() for c in self._impure.changes]
+
+    def forget(self) -> None:
+        self._impure = self._outline = None
+        self.active = False
+        self.take_off()
+
+    def take_off(self) -> None:
+        for module in self.modules():
+            routes.interceptor.detach(module)
+            self._engine.restore(module)
+        self._attached = []
+
+
+def ordinary(output):
+    """What a component returns to a script that expects ordinary tensors."""
+    return pytree.tree_map(plain, output)
