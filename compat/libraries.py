@@ -12,8 +12,8 @@ LIBRARIES = frozenset(
 """Top-level packages whose functions do what their arguments, attributes and namespaces say, and no more. What they
 replace or keep while a module is traced is put back; they are not asked for their closures."""
 
-SEEN_BY_NAME = frozenset({"diffusers", "transformers", "peft", "accelerate"})
-"""Libraries whose functions are read for the names they resolve: scripts replace those. torch's are not read."""
+READ = frozenset({"diffusers", "transformers", "peft", "accelerate"})
+"""Libraries whose functions are read for the names they resolve: scripts replace those. Of torch's, its layers'."""
 
 EFFECTS = frozenset(
     """time random datetime secrets uuid os io _io posix socket subprocess threading _thread multiprocessing tempfile
@@ -34,6 +34,21 @@ def package(function) -> str:
 
 def is_library(function) -> bool:
     return package(function) in LIBRARIES
+
+
+def asks_for_itself(function) -> bool:
+    """A function of ``torch.nn.functional`` hands itself on, by its name, for each function mode: under those of
+    torch.export it would find once more, and again, what a script put in its place."""
+    own = function.__globals__
+    return (
+        own.get("__name__") == "torch.nn.functional"
+        and "handle_torch_function" in function.__code__.co_names
+        and own.get(function.__name__) is not function
+    )
+
+
+def is_read(function) -> bool:
+    return package(function) in READ or function.__globals__.get("__name__", "").startswith("torch.nn.modules.")
 
 
 @functools.cache

@@ -18,6 +18,11 @@ TABLES = ("_parameters", "_buffers", "_modules")
 _METHODS = {name: getattr(torch.nn.Module, name) for name in ("__call__", "__getattr__")}
 
 
+def version_of(t: torch.Tensor) -> int:
+    """torch's in-place counter; inference tensors have none and cannot be changed outside inference mode."""
+    return -1 if t.is_inference() else t._version
+
+
 def example(t: torch.Tensor) -> torch.Tensor:
     """A tensor of the same shape and dtype that export may wrap: no inference tensor, no subclass, no autograd."""
     with torch.inference_mode(False):

@@ -17,7 +17,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from .compat import torch_export
-from .errors import Refused, first_line
+from .errors import NotNow, Refused, first_line
 from .foreign import Impure, effects, hooked, unfollowed
 from .reach import Reach
 from .settings import OWNER, Settings
@@ -83,10 +83,13 @@ def capture(
     name: for the generated source. tensors: examples; only their shapes and dtypes count. settings: numbers in the
     component that become one more input of the graph, a vector after the tensors.
     Raises Refused, with upstream's own error as its cause, where the module cannot be traced or is not functional;
-    Impure where it does something that a graph cannot do. Whatever happens, nothing of it is left in any object.
+    Impure where it does something that a graph cannot do; NotNow while torch's functions are replaced in a way that a
+    trace does not survive. Whatever happens, nothing of it is left in any object.
     """
     modules = list(component.modules())
     reach = Reach(modules, [forward])
+    if reach.untraceable:
+        raise NotNow(reach.untraceable[0])
     # hooks inside the component may keep what they see (feature extractors do): never show them fake tensors
     python = hooked(component, forward) or unfollowed(component, reach)
     if python:
@@ -100,8 +103,12 @@ def capture(
     def call(tensors):
         args, kwargs = structure.rebuild(tensors[:arguments])
         traced = settings.traced(tensors[arguments]) if len(settings) else contextlib.nullcontext()
-        with torch_export.only_this_thread(), traced:
-            out = forward(*args, **kwargs)
+        inside = State(modules, Reach(modules, [forward]), tracing=True)  # export has put copies of containers into the module
+        try:
+            with torch_export.only_this_thread(), traced:
+                out = forward(*args, **kwargs)
+        finally:
+            changes.extend(inside.changes())  # export takes back what a forward assigns
         leaves, recorded["spec"] = pytree.tree_flatten(out)
         odd = next((x for x in leaves if not isinstance(x, (torch.Tensor, *_RETURNED))), None)
         if odd is not None:
@@ -109,13 +116,13 @@ def capture(
         recorded["constants"] = [None if isinstance(x, torch.Tensor) else _Constant(x) for x in leaves]
         return tuple(x for x in leaves if isinstance(x, torch.Tensor))
 
-    state, failure = State([*modules, *reach.modules], reach), None
+    state, failure, changes = State([*modules, *reach.modules], reach), None, []
     try:
         exported = torch_export.export(_Flat(component, call), tuple(torch_export.example(t) for t in tensors))
     except Exception as error:  # noqa: BLE001 - whatever upstream's code or torch.export raises
         failure = error
     finally:
-        changes = state.put_back()
+        changes += state.put_back()
     impure = effects(component, reach, changes)
     if impure is not None:
         raise impure from failure
@@ -124,6 +131,7 @@ def capture(
     if failure is not None:
         raise Refused(f"torch.export failed: {type(failure).__name__}: {first_line(failure)}") from failure
     inputs, weights, outputs = torch_export.signature(exported)
+    held = {_place(t): t for t in (*reach.tensors, *(p for m in reach.modules for p in _tensors(m)))}
     graph_module = exported.graph_module
     nodes = {n.name: n for n in graph_module.graph.nodes}
     return Captured(
@@ -131,7 +139,7 @@ def capture(
         graph_module=graph_module,
         structure=structure,
         inputs={nodes[p]: i for i, p in enumerate(inputs)},
-        weights={nodes[p]: _weight(component, path, tensor) for p, (path, tensor) in weights.items()},
+        weights={nodes[p]: _weight(component, path, tensor, held) for p, (path, tensor) in weights.items()},
         outputs=[nodes[o] for o in outputs],
         rebuild=_rebuilder(recorded["spec"], recorded["constants"]),
     )
@@ -152,17 +160,26 @@ def captured_node(name: str, node, inputs: dict, weights: dict, rebuild: Callabl
     return Captured(name, torch.fx.GraphModule({}, graph), structure, inputs, weights, outputs, rebuild)
 
 
-def _weight(component, path: str, exported: torch.Tensor) -> CapturedWeight:
-    """The module's own tensor at the path (export may hold another object), or a constant."""
+def _weight(component, path: str, exported: torch.Tensor, held: dict) -> CapturedWeight:
+    """The module's own tensor at the path (export may hold another object), that of foreign code, or a constant."""
     path = path.removeprefix("component.")
     owner, _, name = path.rpartition(".")
     try:
         own = getattr(component.get_submodule(owner), name)
     except AttributeError:
-        own = None
+        own = held.get(_place(exported))
     if isinstance(own, torch.Tensor):
         return CapturedWeight(path, own)
     return CapturedWeight(path, exported, constant=True)
+
+
+def _place(t: torch.Tensor) -> tuple:
+    return t.untyped_storage().data_ptr(), t.storage_offset(), t.shape, t.stride(), t.dtype
+
+
+def _tensors(module):
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 def _rebuilder(spec, constants) -> Callable[[list], Any]:

@@ -73,7 +73,7 @@ def _is_foreign(change: Change, reach: Reach) -> bool:
         return True
     if isinstance(change.container, type):
         return any(change.container is cls for cls in reach.classes)
-    if any(change.container is c for c in reach.containers):
+    if any(change.container is c for c in (*reach.containers, *reach.tensors)):
         return True
     return not reach.foreign_names.isdisjoint(change.keys)
 

@@ -63,7 +63,7 @@ class Reach:
     library's object, there. mutable: every dictionary (of objects, of functions, or plain), list, set, deque, cell and
     array that was met. containers: those of foreign code. classes: foreign ones. tensors: that foreign code reaches.
     modules: reached by foreign code, outside the tree. caches: memoised functions. unfollowed: why something cannot be
-    followed.
+    followed. untraceable: why nothing but an ordinary tensor can go through it.
     """
 
     def __init__(self, modules: Iterable[torch.nn.Module], forwards: Iterable = (), tree: Iterable = ()):
@@ -78,6 +78,7 @@ class Reach:
         self.modules: list[torch.nn.Module] = []
         self.caches: list = []
         self.unfollowed: list[str] = []
+        self.untraceable: list[str] = []
         self._namespaces: dict[int, tuple] = {}
         self._scopes: list[Scope] = []
         self._seen: dict = {}
@@ -160,19 +161,20 @@ class Reach:
             self._pending.append((v.__func__, foreign, names))
         elif isinstance(v, property):
             self._pending += [(f, foreign, names) for f in (v.fget, v.fset) if f is not None]
-        elif isinstance(v, (types.BuiltinFunctionType, types.BuiltinMethodType)):
-            if foreign:
-                owner = getattr(v, "__self__", None)
-                self._effectful(v.__module__ or type(owner).__module__, v.__name__)
+        elif isinstance(v, (types.BuiltinFunctionType, types.MethodWrapperType)):
+            owner = getattr(v, "__self__", None)
+            if foreign and not self._effectful(getattr(v, "__module__", None) or type(owner).__module__, v.__name__):
+                self._pending.append((owner, True, names))
         elif isinstance(v, (*_CONTAINERS, tuple, frozenset, types.MappingProxyType)):
             self._container(v, foreign, names)
         else:
             self._object(v, foreign)
 
     def _function(self, f: types.FunctionType) -> None:
-        package = libraries.package(f)
-        foreign = package not in libraries.LIBRARIES
-        if not (foreign or package in libraries.SEEN_BY_NAME) or not self._new(f):
+        foreign = not libraries.is_library(f)
+        if libraries.asks_for_itself(f):
+            self.untraceable.append(f"torch.nn.functional.{f.__name__} was replaced, and asks for itself by that name")
+        if not (foreign or libraries.is_read(f)) or not self._new(f):
             return
         names = names_in(f.__code__)
         self.names |= names

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .compat.torch_export import TABLES
-from .reach import Reach
+from .compat.torch_export import TABLES, version_of
+from .reach import Reach, names_in
 
 _ABSENT = object()
+LARGEST = 2**26
+"""Bytes of a tensor whose values are remembered."""
 _SEQUENCES = (list, tuple, collections.deque)
 
 
@@ -33,45 +35,75 @@ class Change:
 
 
 class State:
-    """The attributes and tables of modules, and every mutable object, foreign class and memoised function of a Reach,
-    by identity of what they contain; the random states of Python and NumPy."""
+    """The attributes and tables of modules, and every mutable object, foreign class, global of foreign code and
+    memoised function of a Reach, by identity of what they contain; tensors of foreign code, which export writes to, by
+    value; the random states of Python and NumPy. tracing: without tensors, since looking at them would be traced."""
 
-    def __init__(self, modules: Iterable[torch.nn.Module], reach: Reach):
+    def __init__(self, modules: Iterable[torch.nn.Module], reach: Reach, tracing: bool = False):
         found = [table for m in modules for table in (vars(m), *(vars(m)[name] for name in TABLES))] + reach.mutable
         self._known = [(o, contents(o)) for o in {id(o): o for o in found}.values()]
         self._classes = [(cls, dict(vars(cls))) for cls in reach.classes]
+        self._globals = [(f.__globals__, {n: f.__globals__.get(n, _ABSENT) for n in names_in(f.__code__)}) for f in reach.foreign]
+        self._tensors = [] if tracing else _remembered(_own_tensors(modules, reach))
         self._caches = [(cache, cache.cache_info().misses) for cache in reach.caches]
         self._random = random.getstate(), np.random.get_state()
 
+    def changes(self) -> list[Change]:
+        """What has become other. (Copies of containers, as torch.export makes them, are no change.)"""
+        known = [(o, contents(o), then) for o, then in self._known + self._classes]
+        changes = [Change(o, _changed(now, then)) for o, now, then in known if not _equivalent(now, then)]
+        for attributes, then in self._globals:
+            names = tuple(n for n, v in then.items() if attributes.get(n, _ABSENT) is not v)
+            changes += [Change(attributes, names)] if names else []
+        changes += [Change(t) for t, version, _ in self._tensors if version_of(t) != version]
+        if random.getstate() != self._random[0] or not _equal_states(np.random.get_state(), self._random[1]):
+            changes.append(Change(None))
+        return changes
+
     def put_back(self) -> list[Change]:
-        """Make everything as it was; what had changed. (torch.export leaves copies of containers: no change.)"""
-        changes = []
+        """Make everything as it was; what had changed."""
+        changes = self.changes()
         for o, then in self._known:
-            now = contents(o)
-            if not _same(now, then):
-                if not _equivalent(now, then):
-                    changes.append(Change(o, _changed(now, then)))
+            if not same(contents(o), then):
                 _fill(o, then)
         for cls, then in self._classes:
-            names = _changed(dict(vars(cls)), then)
-            for name in names:
+            for name in _changed(contents(cls), then):
                 delattr(cls, name) if name not in then else setattr(cls, name, then[name])
-            if names:
-                changes.append(Change(cls, names))
+        for attributes, then in self._globals:
+            for name, value in then.items():
+                attributes.pop(name, None) if value is _ABSENT else attributes.update({name: value})
+        for t, version, values in self._tensors:
+            if version_of(t) != version:
+                with torch.no_grad():
+                    t.copy_(values)
         for cache, misses in self._caches:
             if cache.cache_info().misses != misses:
                 cache.cache_clear()
-        if random.getstate() != self._random[0] or not _equal_states(np.random.get_state(), self._random[1]):
-            changes.append(Change(None))
-            random.setstate(self._random[0])
-            np.random.set_state(self._random[1])
+        random.setstate(self._random[0])
+        np.random.set_state(self._random[1])
         return changes
+
+
+def _own_tensors(modules, reach: Reach) -> list[torch.Tensor]:
+    """Of foreign code, and attributes of modules that are neither parameters nor buffers."""
+    attributes = [v for m in modules for v in vars(m).values() if type(v) is torch.Tensor]
+    found = {id(t): t for t in (*attributes, *reach.tensors) if type(t) is torch.Tensor and not t.is_meta}
+    return [t for t in found.values() if t.nbytes <= LARGEST]
+
+
+def _remembered(tensors) -> list[tuple]:
+    with torch.inference_mode(False), torch.no_grad():
+        return [(t, version_of(t), t.detach().clone()) for t in tensors]
 
 
 def contents(o):
     """A copy of what a mutable object holds."""
     if isinstance(o, dict):
         return dict(o)
+    if isinstance(o, type):
+        return dict(vars(o))
+    if isinstance(o, torch.Tensor):
+        return o.detach().numpy().tobytes()
     if isinstance(o, types.CellType):
         try:
             return [o.cell_contents]
@@ -82,7 +114,7 @@ def contents(o):
     return list(o)
 
 
-def _same(now, then) -> bool:
+def same(now, then) -> bool:
     if isinstance(then, bytes):
         return now == then
     if len(now) != len(then):
@@ -94,7 +126,7 @@ def _same(now, then) -> bool:
 
 def _equivalent(now, then) -> bool:
     """The same, or containers of the same things."""
-    if now is then:
+    if now is then or isinstance(then, bytes) and now == then:
         return True
     if type(now) is not type(then) or not isinstance(then, (dict, *_SEQUENCES)) or len(now) != len(then):
         return False

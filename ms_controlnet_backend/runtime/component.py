@@ -24,7 +24,7 @@ from ..settings import OWNER, Settings
 from ..signature import Arguments
 from . import executable
 from .eager import Eager
-from .parts import Parts
+from .parts import Parts, ordinary
 from .recent import Recent
 from .released import release, restore, traceable
 from .resident import ResidentTensor
@@ -272,7 +272,7 @@ class Component:
             if self.is_whole:
                 self.stats.fallbacks += 1
                 self._engine.warn_once(f"{self.label} stays on torch: {reason}")
-            return original(*args, **kwargs)
+            return original(*ordinary(args), **ordinary(kwargs))
         self.parts.take(module, reason)
         return self._in_parts(original, args, kwargs, reason)
 
@@ -377,7 +377,8 @@ class Component:
                 graph.baked = values
                 logger.info("%s is captured again when a number inside it changes: %s", self.label, reason)
         except Refused as reason:
-            self._refused[structure.key] = reason, values
+            if not isinstance(reason, NotNow):
+                self._refused[structure.key] = reason, values
             raise
         finally:  # taken after the capture: some forwards change their own module the first time they run
             if self._engine.options.release_host_weights:

@@ -7,13 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
+from ..compat.torch_export import version_of
+
 SMALL = 2**13
 """Elements of a tensor up to which it is looked at together with others."""
-
-
-def version_of(t: torch.Tensor) -> int:
-    """torch's in-place counter; inference tensors have none and cannot be changed outside inference mode."""
-    return -1 if t.is_inference() else t._version
 
 
 def _place(t: torch.Tensor) -> tuple:

@@ -22,7 +22,7 @@ from ..errors import Refused
 from ..foreign import Impure
 from ..hookspecs import Engine, Site
 from ..intercept import original_of
-from ..state import contents
+from ..state import contents, same
 from .resident import plain
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class Parts:
             stats.fallbacks += 1
         else:
             stats.calls += 1
-        if watched is not None and watched == self._changes():
+        if watched is not None and all(map(same, self._changes(), watched)):
             logger.info("%s: what foreign code changed it changed once: tried whole again", self._site.label)
             self._retries -= 1
             self.forget()
@@ -168,7 +168,7 @@ class Parts:
         """What foreign code was seen to change, as it is now; None where that is not asked for."""
         if self._impure is None or not self._impure.changes or not self._retries:
             return None
-        return [contents(c.container) if c.container is not None else object() for c in self._impure.changes]
+        return [[object()] if c.container is None else contents(c.container) for c in self._impure.changes]
 
     def forget(self) -> None:
         self._impure = self._outline = None
@@ -182,6 +182,6 @@ class Parts:
         self._attached = []
 
 
-def ordinary(output):
-    """What a component returns to a script that expects ordinary tensors."""
-    return pytree.tree_map(plain, output)
+def ordinary(tree):
+    """With ordinary tensors in the places of those on the device."""
+    return pytree.tree_map(plain, tree)

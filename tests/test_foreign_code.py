@@ -1,0 +1,650 @@
+"""Foreign code inside a component: whatever it reads, keeps or changes, every call gives what torch gives."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+import time
+import types
+from collections import deque
+
+import numpy as np
+import parity
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ms_controlnet_backend import plugins
+from ms_controlnet_backend.hookspecs import Adapter, Site, hookimpl
+
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.act = torch.nn.Linear(4, 4), torch.nn.SiLU()
+
+    def forward(self, x):
+        return self.act(self.inner(x))
+
+
+class Component(torch.nn.Module):
+    """Three blocks; the middle one is where foreign code is put."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.block, self.last = Block(), Block(), Block()
+        self.requires_grad_(False)
+
+    def forward(self, x):
+        return self.last(self.block(self.first(x)) + x)
+
+
+class Plugin:
+    @hookimpl
+    def register_adapters(self):
+        return [Adapter("component", lambda c: isinstance(c, Component), lambda c, name: [Site(name, c)])]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def adapter():
+    plugin = Plugin()
+    plugins.manager().register(plugin)
+    yield
+    plugins.manager().unregister(plugin)
+
+
+def pipeline():
+    from diffusers import DiffusionPipeline
+
+    class Pipeline(DiffusionPipeline):
+        def __init__(self, component):
+            super().__init__()
+            self.component = component
+
+    return Pipeline(Component())
+
+
+X = torch.linspace(-1, 1, 8).reshape(2, 4)
+
+# -- what foreign code does while it runs: block → what is asked after the calls -------------------------------------
+
+
+def by(block, function):
+    """Put ``function(upstream, x)`` in the place of the block's forward."""
+    upstream = block.forward
+    block.forward = lambda x: function(upstream, x)
+
+
+def counts_in_a_list(block):
+    calls = []
+    by(block, lambda upstream, x: (calls.append(1), upstream(x) * len(calls))[1])
+
+
+def counts_in_a_cell(block):
+    calls, upstream = 0, block.forward
+
+    def forward(x):
+        nonlocal calls
+        calls += 1
+        return upstream(x) * calls
+
+    block.forward = forward
+
+
+def counts_in_an_object(block):
+    class Counter:
+        def __init__(self):
+            self.calls, self.upstream = 0, block.forward
+
+        def forward(self, x):
+            self.calls += 1
+            return self.upstream(x) * self.calls
+
+    block.forward = Counter().forward
+
+
+def counts_in_a_class(block):
+    class Counter:
+        calls = 0
+
+    def forward(upstream, x):
+        Counter.calls += 1
+        return upstream(x) * Counter.calls
+
+    by(block, forward)
+
+
+def counts_in_a_function(block):
+    upstream = block.forward
+
+    def forward(x):
+        forward.calls += 1
+        return upstream(x) * forward.calls
+
+    forward.calls = 0
+    block.forward = forward
+
+
+TOTAL = {"calls": 0}
+NUMBER = 0
+
+
+def counts_in_a_global_dictionary(block):
+    TOTAL["calls"] = 0
+
+    def forward(upstream, x):
+        TOTAL["calls"] += 1
+        return upstream(x) * TOTAL["calls"]
+
+    by(block, forward)
+
+
+def counts_in_a_global(block):
+    global NUMBER
+    NUMBER = 0
+
+    def forward(upstream, x):
+        global NUMBER
+        NUMBER += 1
+        return upstream(x) * NUMBER
+
+    by(block, forward)
+
+
+def counts_in_a_default(block):
+    upstream = block.forward
+
+    def forward(x, calls=[]):  # noqa: B006
+        calls.append(1)
+        return upstream(x) * len(calls)
+
+    block.forward = forward
+
+
+def counts_in_an_attribute_of_the_module(block):
+    block.calls, upstream = 0, block.forward
+
+    def forward(x):
+        block.calls += 1
+        return upstream(x) * block.calls
+
+    block.forward = forward
+
+
+def counts_in_an_array(block):
+    calls = np.zeros(1)
+
+    def forward(upstream, x):
+        calls[0] += 1
+        return upstream(x) * float(calls[0])
+
+    by(block, forward)
+
+
+def counts_in_a_tensor(block):
+    calls = torch.zeros(1)
+
+    def forward(upstream, x):
+        calls.add_(1)
+        return upstream(x) * calls
+
+    by(block, forward)
+
+
+def counts_with_an_iterator(block):
+    numbers = itertools.count(1)
+    by(block, lambda upstream, x: upstream(x) * next(numbers))
+
+
+def counts_with_a_generator(block):
+    numbers = (i for i in range(1, 100))
+    send = numbers.__next__
+    by(block, lambda upstream, x: upstream(x) * send())
+
+
+def counts_with_slots(block):
+    class Counter:
+        __slots__ = ("calls",)
+
+    counter = Counter()
+    counter.calls = 0
+
+    def forward(upstream, x):
+        counter.calls += 1
+        return upstream(x) * counter.calls
+
+    by(block, forward)
+
+
+def keeps_the_last(block):
+    last = deque(maxlen=1)
+
+    def forward(upstream, x):
+        y = upstream(x) + (last[0] if last else 0)
+        last.append(y)
+        return y
+
+    by(block, forward)
+
+
+def keeps_in_an_attribute(block):
+    upstream = block.forward
+
+    def forward(x):
+        block.kept = upstream(x)
+        return block.kept * 2
+
+    block.forward = forward
+    return lambda: block.kept
+
+
+def keeps_in_a_list_of_the_module(block):
+    block.kept, upstream = [], block.forward
+
+    def forward(x):
+        block.kept.append(upstream(x))
+        return block.kept[-1] * len(block.kept)
+
+    block.forward = forward
+    return lambda: block.kept[-1]
+
+
+def keeps_in_a_new_attribute(block):
+    upstream = block.forward
+
+    def forward(x):
+        block.seen = getattr(block, "seen", ()) + (upstream(x),)
+        return block.seen[-1] * len(block.seen)
+
+    block.forward = forward
+    return lambda: block.seen[-1]
+
+
+def keeps_by_setattr(block):
+    upstream = block.forward
+
+    def forward(x):
+        setattr(block, "kept", upstream(x))  # noqa: B010
+        return getattr(block, "kept") * 2  # noqa: B009
+
+    block.forward = forward
+    return lambda: block.kept
+
+
+def keeps_by_partial(block):
+    kept = []
+
+    def forward(upstream, store, x):
+        store.append(upstream(x))
+        return store[-1] * len(store)
+
+    block.forward = functools.partial(forward, block.forward, kept)
+    return lambda: kept[-1]
+
+
+def keeps_by_a_bound_method_of_a_module(block):
+    class Extension(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down, self.multiplier, self.calls = torch.nn.Linear(4, 4).requires_grad_(False), 0.5, 0
+            self.upstream = block.forward
+
+        def forward(self, x):
+            self.calls += 1
+            return self.upstream(x) + self.down(x) * self.multiplier * self.calls
+
+    torch.manual_seed(1)
+    block.forward = Extension().forward
+
+
+def draws_pythons_random_numbers(block):
+    random.seed(0)
+    by(block, lambda upstream, x: upstream(x) * random.random())
+
+
+def draws_numpys_random_numbers(block):
+    np.random.seed(0)
+    by(block, lambda upstream, x: upstream(x) * np.random.rand())
+
+
+def draws_from_a_generator_of_numpy(block):
+    generator = np.random.default_rng(0)
+    by(block, lambda upstream, x: upstream(x) * generator.random())
+
+
+def skips_every_other_call(block):
+    """As DeepCache does, by a state that is set in its own call."""
+    cache = {"step": 0}
+
+    def forward(upstream, x):
+        cache["step"] += 1
+        if cache["step"] % 2:
+            cache["y"] = upstream(x)
+        return cache["y"]
+
+    by(block, forward)
+
+
+WHILE = [f for name, f in list(globals().items()) if name.startswith(("counts_", "keeps_", "draws_", "skips_"))]
+
+
+def calls(component, n=4):
+    with torch.no_grad():
+        return [component(X * (i + 1)).clone() for i in range(n)]
+
+
+@pytest.mark.parametrize("put", WHILE, ids=lambda f: f.__name__)
+def test_an_effect_is_never_frozen(clean, put):
+    reference, pipe = Component(), pipeline()
+    ask = put(reference.block)
+    expected = calls(reference), ask and ask().clone()
+    ask = put(pipe.component.block)
+    clean.enable(pipe)
+    got = calls(pipe.component)
+    for g, e in zip(got, expected[0], strict=True):
+        assert parity.relative_error(g, e) < parity.COMPONENT
+    if ask:
+        assert parity.relative_error(ask(), expected[1]) < parity.COMPONENT
+    stats = clean.stats()["component"]
+    assert stats.fallbacks == 0 and stats.compiled_parameters > 0.6 * stats.parameters
+    assert stats.calls == 4 and stats.parts >= 3
+
+
+# -- what changes between two calls: block → the change ---------------------------------------------------------------
+
+
+def an_attribute(block):
+    holder = types.SimpleNamespace(strength=1.0)
+    by(block, lambda upstream, x: upstream(x) * holder.strength)
+    return lambda: setattr(holder, "strength", 0.5)
+
+
+def an_attribute_of_a_bound_object(block):
+    class Strength:
+        def __init__(self):
+            self.value, self.upstream = 1.0, block.forward
+
+        def forward(self, x):
+            return self.upstream(x) * self.value
+
+    strength = Strength()
+    block.forward = strength.forward
+    return lambda: setattr(strength, "value", 0.5)
+
+
+def a_cell(block):
+    strength, upstream = 1.0, block.forward
+
+    def change():
+        nonlocal strength
+        strength = 0.5
+
+    block.forward = lambda x: upstream(x) * strength
+    return change
+
+
+def a_global(block):
+    global NUMBER
+    NUMBER = 1.0
+    by(block, lambda upstream, x: upstream(x) * NUMBER)
+    return lambda: globals().update(NUMBER=0.5)
+
+
+def a_class_attribute(block):
+    class Strength:
+        value = 1.0
+
+    by(block, lambda upstream, x: upstream(x) * Strength.value)
+    return lambda: setattr(Strength, "value", 0.5)
+
+
+def a_dictionary(block):
+    options = {"inner": {"strength": 1.0}}
+    by(block, lambda upstream, x: upstream(x) * options["inner"]["strength"])
+    return lambda: options["inner"].update(strength=0.5)
+
+
+def an_array(block):
+    strength = np.ones(1)
+    by(block, lambda upstream, x: upstream(x) * float(strength[0]))
+    return lambda: strength.__setitem__(0, 0.5)
+
+
+def a_tensor_in_place(block):
+    strength = torch.ones(4)
+    by(block, lambda upstream, x: upstream(x) * strength)
+    return lambda: strength.mul_(0.5)
+
+
+def a_half_tensor_in_place(block):
+    strength = torch.ones(4, dtype=torch.float16)
+    by(block, lambda upstream, x: upstream(x) * strength)
+    return lambda: strength.mul_(0.5)
+
+
+def a_tensor_replaced(block):
+    holder = {"strength": torch.ones(1)}
+    by(block, lambda upstream, x: upstream(x) * holder["strength"])
+    return lambda: holder.update(strength=torch.full((1,), 0.5))
+
+
+def weights_of_a_module_outside(block):
+    outside = torch.nn.Linear(4, 4).requires_grad_(False)
+    torch.nn.init.eye_(outside.weight), torch.nn.init.zeros_(outside.bias)
+    by(block, lambda upstream, x: outside(upstream(x)))
+    return lambda: outside.weight.mul_(0.5)
+
+
+def a_partial(block):
+    block.forward = functools.partial(lambda upstream, factor, x: upstream(x) * factor, block.forward, 1.0)
+    return lambda: setattr(block, "forward", functools.partial(*block.forward.args[:0], block.forward.func,
+                                                               block.forward.args[0], 0.5))  # fmt: skip
+
+
+def the_function(block):
+    upstream = block.forward
+    return lambda: setattr(block, "forward", lambda x: upstream(x) * 0.5)
+
+
+def the_class(block):
+    class Other(type(block)):
+        def forward(self, x):
+            return super().forward(x) * 0.5
+
+    return lambda: setattr(block, "__class__", Other)
+
+
+def a_processor(block):
+    class Processor:
+        def __call__(self, x):
+            return x * 1.0
+
+    block.processor, upstream = Processor(), block.forward
+    block.forward = lambda x: block.processor(upstream(x))
+    return lambda: setattr(Processor, "__call__", lambda self, x: x * 0.5)
+
+
+def a_helper(block):
+    by(block, lambda upstream, x: helper(upstream(x)))
+    return lambda: globals().update(helper=lambda x: x * 0.5)
+
+
+def helper(x):
+    return x * 1.0
+
+
+BETWEEN = [an_attribute, an_attribute_of_a_bound_object, a_cell, a_global, a_class_attribute, a_dictionary, an_array,
+           a_tensor_in_place, a_half_tensor_in_place, a_tensor_replaced, weights_of_a_module_outside, a_partial,
+           the_function, the_class, a_processor, a_helper]  # fmt: skip
+
+
+@pytest.mark.parametrize("put", BETWEEN, ids=lambda f: f.__name__)
+def test_a_change_between_calls_is_seen(clean, put, monkeypatch):
+    monkeypatch.setitem(globals(), "helper", helper)
+    with torch.no_grad():
+        reference, pipe = Component(), pipeline()
+        change = put(reference.block)
+        expected = calls(reference, 2)
+        change()
+        expected += calls(reference, 2)
+        monkeypatch.setitem(globals(), "helper", vars(test_a_change_between_calls_is_seen)["helper"])
+        change = put(pipe.component.block)
+        clean.enable(pipe)
+        got = calls(pipe.component, 2)
+        change()
+        got += calls(pipe.component, 2)
+    for g, e in zip(got, expected, strict=True):
+        assert parity.relative_error(g, e) < parity.COMPONENT
+    assert parity.relative_error(got[2], got[0]) > 0.01
+    assert clean.stats()["component"].fallbacks == 0
+
+
+test_a_change_between_calls_is_seen.helper = helper
+
+
+# -- what is replaced from outside ------------------------------------------------------------------------------------
+
+
+def linear_of_torch():
+    """A function in C, as scaled_dot_product_attention is."""
+    plain = F.linear
+    F.linear = lambda x, weight, bias=None: plain(x, weight, bias) * 0.5
+    return lambda: setattr(F, "linear", plain)
+
+
+def linear_of_torch_by_another():
+    plain = F.linear
+    F.linear = lambda x, weight, bias=None: torch.addmm(bias, x, weight.T) * 0.5
+    return lambda: setattr(F, "linear", plain)
+
+
+def forward_of_a_class():
+    plain = Block.forward
+    Block.forward = lambda self, x: plain(self, x) * 0.5
+    return lambda: setattr(Block, "forward", plain)
+
+
+def method_added_to_a_class():
+    Block.__call__ = lambda self, x: torch.nn.Module.__call__(self, x) * 0.5
+    return lambda: delattr(Block, "__call__")
+
+
+@pytest.mark.parametrize("replace", [linear_of_torch, linear_of_torch_by_another, forward_of_a_class, method_added_to_a_class], ids=lambda f: f.__name__)
+def test_what_is_replaced_from_outside_is_seen(clean, replace):
+    reference, pipe = Component(), pipeline()
+    clean.enable(pipe, strict=True)
+    plain = calls(reference, 1) + calls(pipe.component, 1)
+    undo = replace()
+    try:
+        replaced = calls(reference, 1) + calls(pipe.component, 1)
+    finally:
+        undo()
+    again = calls(pipe.component, 1)
+    assert parity.relative_error(plain[1], plain[0]) < parity.COMPONENT
+    assert parity.relative_error(replaced[1], replaced[0]) < parity.COMPONENT
+    assert parity.relative_error(replaced[0], plain[0]) > 0.01
+    assert parity.relative_error(again[0], plain[0]) < parity.COMPONENT
+
+
+def test_a_python_function_of_torch_is_replaced(clean):
+    """torch's own asks for itself once for each mode of the export: a trace would find the script's again and again.
+    So would a tensor that stays on the device. Nothing but torch is right then."""
+    reference, pipe, plain = Component(), pipeline(), F.silu
+    clean.enable(pipe)
+    F.silu = lambda x, inplace=False: plain(x) * 0.5
+    try:
+        replaced = calls(reference, 1) + calls(pipe.component, 1)
+    finally:
+        F.silu = plain
+    assert parity.relative_error(replaced[1], replaced[0]) < parity.COMPONENT
+    assert clean.stats()["component"].fallbacks == 1
+    assert parity.relative_error(calls(pipe.component, 1)[0], calls(reference, 1)[0]) < parity.COMPONENT
+    assert clean.stats()["component"].calls == 1
+
+
+# -- pure foreign code is frozen; what changes all the time is not -----------------------------------------------------
+
+
+def test_pure_foreign_code_is_part_of_the_graph(clean):
+    pipe, reference = pipeline(), Component()
+    for block in (pipe.component.block, reference.block):
+        by(block, lambda upstream, x: F.relu(upstream(x)) * 3.0)
+    clean.enable(pipe, strict=True)
+    for g, e in zip(calls(pipe.component), calls(reference), strict=True):
+        assert parity.relative_error(g, e) < parity.COMPONENT
+    stats = clean.stats()["component"]
+    assert (stats.compiles, stats.parts, stats.share) == (1, 0, 1.0)
+
+
+def test_what_changes_all_the_time_runs_as_python(clean):
+    """And costs no capture a call."""
+    def work(component):
+        holder = types.SimpleNamespace(step=0)
+        by(component.block, lambda upstream, x: upstream(x) * holder.step)
+        outputs = []
+        for step in range(8):
+            holder.step = step + 1
+            outputs += calls(component, 1)
+        return outputs
+
+    pipe = pipeline()
+    expected = work(Component())
+    clean.enable(pipe)
+    got = work(pipe.component)
+    for g, e in zip(got, expected, strict=True):
+        assert parity.relative_error(g, e) < parity.COMPONENT
+    stats = clean.stats()["component"]
+    assert stats.compiles <= 3 + stats.parts and stats.parts == 3 and stats.fallbacks == 0
+
+
+def test_a_table_made_once_is_tried_again(clean):
+    """Foreign code that keeps something in its first call only is then part of the graph."""
+    def put(block):
+        table = {}
+
+        def forward(upstream, x):
+            if "scale" not in table:
+                table["scale"] = torch.arange(4.0)
+            return upstream(x) * table["scale"]
+
+        by(block, forward)
+        return table
+
+    pipe, reference = pipeline(), Component()
+    put(reference.block)
+    table = put(pipe.component.block)
+    clean.enable(pipe)
+    for g, e in zip(calls(pipe.component, 5), calls(reference, 5), strict=True):
+        assert parity.relative_error(g, e) < parity.COMPONENT
+    assert type(table["scale"]) is torch.Tensor
+    assert clean.stats()["component"].parts == 0
+
+
+def test_strict(clean):
+    from ms_controlnet_backend.errors import Refused
+
+    pipe = pipeline()
+    counts_in_a_list(pipe.component.block)
+    clean.enable(pipe, strict=True)
+    for _ in range(2):
+        with pytest.raises(Refused, match=r"foreign code changes a list while it runs \(block\)"):
+            calls(pipe.component, 1)
+
+
+def test_time_and_files_are_not_frozen(clean, tmp_path):
+    pipe, file = pipeline(), tmp_path / "strength"
+    file.write_text("1")
+    seen = []
+
+    def forward(upstream, x):
+        seen.append(time.perf_counter())
+        return upstream(x) * float(open(file).read())
+
+    by(pipe.component.block, forward)
+    clean.enable(pipe)
+    one = calls(pipe.component, 1)[0]
+    file.write_text("0.5")
+    other = calls(pipe.component, 1)[0]
+    assert len(seen) == 2 and parity.relative_error(one, other) > 0.01
