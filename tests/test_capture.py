@@ -6,6 +6,7 @@ import torch
 from ms_controlnet_backend import passes, plugins
 from ms_controlnet_backend.capture import capture
 from ms_controlnet_backend.errors import Refused
+from ms_controlnet_backend.foreign import Impure
 from ms_controlnet_backend.lowering.lower import lower
 from ms_controlnet_backend.runtime.target import Target
 from ms_controlnet_backend.signature import Arguments
@@ -161,7 +162,9 @@ def test_containers_of_the_module_stay_what_they_are():
     outer = torch.nn.Sequential(Writes())
     held = [outer[0].cache, outer[0].scaling, outer[0].nested, outer[0].nested["x"], outer[0].nested["x"][1]]
     structure, tensors = Arguments(outer.forward).split((torch.ones(1, 2),), {})
-    capture("writes", outer, outer.forward, structure, tensors)
+    with pytest.raises(Impure, match="foreign code changes") as raised:
+        capture("writes", outer, outer.forward, structure, tensors)
+    assert list(raised.value.modules) == ["0"]
     now = [outer[0].cache, outer[0].scaling, outer[0].nested, outer[0].nested["x"], outer[0].nested["x"][1]]
     assert all(a is b for a, b in zip(held, now))
     assert now[:3] == [{}, {"a": 2.0}, {"x": [1.0, [2.0]]}]

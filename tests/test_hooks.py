@@ -1,4 +1,4 @@
-"""Hooks of diffusers inside a component: they must see every call, so the component stays on torch, and says why."""
+"""Hooks of diffusers inside a component must see every call: what they are put around runs as Python, the rest in parts."""
 
 import models
 import parity
@@ -39,11 +39,12 @@ def test_hooks_see_every_call(clean, caplog, hook):
     assert parity.relative_error(call(unet, 1), call(reference, 1)) < parity.COMPONENT
     hook(unet), hook(reference)
     for factor in (1.0, 3.0, -1.0):
-        assert torch.equal(call(unet, factor), call(reference, factor))
+        assert parity.relative_error(call(unet, factor), call(reference, factor)) < parity.COMPONENT
     stats = clean.stats()["unet"]
-    assert (stats.calls, stats.fallbacks) == (1, 3)
-    (warning,) = [r.getMessage() for r in caplog.records if "stays on torch" in r.getMessage()]
-    assert warning.startswith("unet stays on torch: forward hooks on ") and warning.endswith("must see every call")
+    print(hook.__name__, stats)
+    assert (stats.calls, stats.fallbacks) == (4, 0)
+    (warning,) = [r.getMessage() for r in caplog.records if "unet runs in" in r.getMessage()]
+    assert "a hook must see every call" in warning
 
 
 def test_hooks_taken_off_again(clean):
@@ -61,4 +62,4 @@ def test_hooks_taken_off_again(clean):
         expected = reference(LATENTS, 7, TEXT).sample
     assert parity.relative_error(got, expected) < parity.COMPONENT
     stats = clean.stats()["unet"]
-    assert (stats.calls, stats.fallbacks) == (1, 1)
+    assert (stats.calls, stats.fallbacks, stats.parts) == (2, 0, 0)

@@ -23,7 +23,7 @@ from ..foreign import Impure
 from ..hookspecs import Engine, Site
 from ..intercept import original_of
 from ..state import contents, same
-from .resident import plain
+from .resident import give
 
 logger = logging.getLogger(__name__)
 RETRIES = 1
@@ -184,4 +184,4 @@ class Parts:
 
 def ordinary(tree):
     """With ordinary tensors in the places of those on the device."""
-    return pytree.tree_map(plain, tree)
+    return pytree.tree_map(give, tree)
