@@ -263,17 +263,3 @@ def test_other_threads_see_the_numbers(clean):
         thread.start(), thread.join()
         assert (settings.module.scaling["a"] * 1.0).now() == 0.25
     assert seen == [(torch.tensor([0.5]), 1.0, True, True)]
-
-
-
-    def use(x, scale, scaling):
-        def read():
-            return (torch.ones(1) * scale).item(), 2 * scale, scale == 0.5, bool(scale)
-
-        with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(read).result() == (0.5, 1.0, True, True)
-        return x * scale
-
-    settings = _settings(use)
-    structure, tensors = Arguments(settings.module.forward).split((torch.ones(2),), {})
-    capture("scaled", settings.module, settings.module.forward, structure, tensors, settings)
