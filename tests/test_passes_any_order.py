@@ -18,6 +18,8 @@ from ms_controlnet_backend.backends.eager_torch import TorchEngine
 from ms_controlnet_backend.capture import Captured, capture
 from ms_controlnet_backend.errors import Refused
 from ms_controlnet_backend.hookspecs import Options, Site
+from ms_controlnet_backend.passes import fold_constants
+from ms_controlnet_backend.passes.drop_no_ops import drop_no_ops
 from ms_controlnet_backend.signature import Arguments
 from ms_controlnet_backend.verify import _without_passes
 
@@ -253,17 +255,37 @@ def test_memory_of_an_argument_is_refused():
         after(graph, PASSES)
 
 
-def test_constants_of_two_runs_are_kept():
-    """In one table, under names of their own; what only a constant was made of goes."""
-    graph, tensors = captured(Function(geglu), programs.X)
-    fold = [p for p in PASSES if p.name == "fold_constants"]
-    first = after(graph, fold)
-    again = after(first, PASSES)
-    for changed in (first, again):
+def test_folding_reads_values():
+    """Not memory, whoever dropped the copy that a ``view`` of a constant needs."""
+    graph, _ = captured(
+        Function(lambda x, weight: x + torch.arange(4.0).view(2, 2).t().contiguous().view(-1)), programs.X
+    )
+    drop_no_ops(graph.graph_module)
+    fold_constants.fold_constants(graph.graph_module)
+    assert [t.tolist() for t in graph.graph_module.folded.values()] == [[0, 2, 1, 3]]
+
+
+def test_constants_of_two_runs_are_kept(monkeypatch):
+    """In one table, under names of their own; what only constants were made of goes."""
+
+    def function(x, weight):
+        return complex_table(x, weight)[0] + (torch.arange(2.0) + torch.zeros(2)).repeat(6), x * torch.arange(4.0)
+
+    def folds(captured):
+        changed = after(captured, PASSES)
         constants = {w.name: w.tensor for w in changed.weights.values() if w.constant}
-        assert constants and constants == changed.graph_module.folded
-        assert set(constants) <= {n.name for n in changed.graph.nodes if n.users}
-    assert_same(TorchEngine().evaluate(again, tensors), Function(geglu)(programs.X), 2e-6)
+        assert constants == changed.graph_module.folded
+        assert set(constants) == {n.name for n in changed.graph.nodes if n.users} & set(constants)
+        assert_same(TorchEngine().evaluate(changed, tensors), function(programs.X, None), 2e-6)
+        return changed
+
+    graph, tensors = captured(Function(function), programs.X)
+    monkeypatch.setattr(fold_constants, "LIMIT", 8)
+    partly = after(graph, [p for p in PASSES if p.name == "fold_constants"])
+    assert [t.tolist() for t in partly.graph_module.folded.values()] == [[0, 1]]
+    monkeypatch.undo()
+    at_once, later = folds(graph), folds(partly)
+    assert len(at_once.graph.nodes) == len(later.graph.nodes) == len(folds(later).graph.nodes)
 
 
 @pytest.mark.parametrize("resident", [False, True])
