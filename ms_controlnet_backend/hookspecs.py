@@ -161,7 +161,8 @@ class Lowering:
 class Pass:
     """A graph pass over the captured ATen graph, changing the ``torch.fx.GraphModule`` in place.
 
-    order: passes run from low to high; the built-in ones lie between 0 and 100.
+    order: passes run from low to high; the built-in ones lie between 0 and 100. What a pass finds is functional and
+    tells values, not memory: ``view`` is written ``reshape``, and strides need not be what ``meta["val"]`` says.
     """
 
     name: str

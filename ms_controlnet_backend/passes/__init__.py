@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from ..capture import CapturedWeight
 from ..hookspecs import Pass, hookimpl
 
@@ -28,13 +30,43 @@ def register_passes():
 
 
 def run(captured, passes) -> None:
-    """Run the passes in order, then drop dead nodes. Inputs and outputs of the graph keep their places."""
+    """Run the passes in order, whatever that is, then drop dead nodes. Inputs and outputs of the graph keep their
+    places, and outputs their values' strides. Raises Refused for a graph that is not one of values (:mod:`.by_value`).
+    """
+    from .by_value import by_value
+
+    graph, before = captured.graph, [(n, n.meta.get("val")) for n in captured.outputs]
+    by_value(captured.graph_module)
     for p in passes:
         p.function(captured.graph_module)
-    captured.graph.eliminate_dead_code()
-    output = next(n for n in captured.graph.nodes if n.op == "output")
-    captured.outputs = list(output.args[0])
-    for name, tensor in getattr(captured.graph_module, "folded", {}).items():
-        node = next((n for n in captured.graph.nodes if n.op == "placeholder" and n.name == name), None)
-        if node is not None:
-            captured.weights[node] = CapturedWeight(name, tensor, constant=True)
+    graph.eliminate_dead_code()
+    captured.outputs = _apart(graph, before)
+    _feed_folded(captured)
+
+
+def _apart(graph, before: list) -> list:
+    """The outputs. What was computed as two tensors, or with other strides, stays a node of its own."""
+    output = next(n for n in graph.nodes if n.op == "output")
+    found: dict = {}  # node before → node now
+    for node, (old, value) in zip(output.args[0], before):
+        if old in found:
+            continue
+        if node in found.values() or node.meta["val"].stride() != value.stride():
+            with graph.inserting_before(output):
+                copy = graph.call_function(torch.ops.aten.clone.default, (node,))
+            copy.meta = dict(node.meta) | {"val": value}
+            node = copy
+        found[old] = node
+    output.args = (tuple(found[old] for old, _ in before),)
+    return list(output.args[0])
+
+
+def _feed_folded(captured) -> None:
+    folded = getattr(captured.graph_module, "folded", {})
+    for node in [n for n in captured.graph.nodes if n.op == "placeholder" and n.name in folded]:
+        if node.users:
+            captured.weights[node] = CapturedWeight(node.name, folded[node.name], constant=True)
+        else:
+            captured.weights.pop(node, None)
+            captured.graph.erase_node(node)
+            del folded[node.name]

@@ -1,6 +1,7 @@
 """Evaluates, on torch, every node that depends on nothing but literals (frequency tables, causal masks).
 
-Results become placeholders, fed like weights. Nodes that draw random numbers are left alone.
+Results become placeholders, fed like weights; those of an earlier run are literals too. Nodes that draw random numbers
+are left alone.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch.utils import _pytree as pytree
 
+from .nodes import constant, evaluate
 from .repeatable import is_repeatable
 
 LIMIT = 16 * 2**20  # bytes; a larger constant is cheaper to compute than to keep
@@ -15,26 +17,17 @@ LIMIT = 16 * 2**20  # bytes; a larger constant is cheaper to compute than to kee
 
 def fold_constants(graph_module) -> None:
     graph = graph_module.graph
-    known: dict = {}
+    folded = getattr(graph_module, "folded", {})
+    known: dict = {n: folded[n.name] for n in graph.nodes if n.op == "placeholder" and n.name in folded}
+    made: dict = {}
     for node in list(graph.nodes):
         if node.op == "call_function" and _foldable(node, known):
-            args, kwargs = pytree.tree_map(
-                lambda a: known[a] if isinstance(a, torch.fx.Node) else a, (list(node.args), dict(node.kwargs))
-            )
-            if "device" in kwargs:
-                kwargs["device"] = torch.device("cpu")
-            value = node.target(*args, **kwargs)
-            if _bytes(value) <= LIMIT:
-                known[node] = value
-    graph_module.folded = {}
-    first = next(iter(graph.nodes))
-    for node, value in known.items():
+            value = evaluate(node, known)
+            if _bytes(value) <= LIMIT:  # contiguous, as to the lowerings: a copy that made it so may have been dropped
+                known[node] = made[node] = pytree.tree_map_only(torch.Tensor, torch.Tensor.contiguous, value)
+    for node, value in made.items():
         if isinstance(value, torch.Tensor) and any(user not in known for user in node.users):
-            with graph.inserting_before(first):
-                placeholder = graph.placeholder(f"folded_{len(graph_module.folded)}")
-            placeholder.meta["val"] = node.meta["val"]
-            graph_module.folded[placeholder.name] = value
-            node.replace_all_uses_with(placeholder)
+            node.replace_all_uses_with(constant(graph_module, value, node.meta["val"]))
     graph.eliminate_dead_code()
 
 

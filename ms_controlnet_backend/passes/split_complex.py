@@ -10,7 +10,8 @@ import math
 import torch
 
 from ..errors import Refused
-from .nodes import call
+from .drop_no_ops import COPIES
+from .nodes import call, constant, same_dtype
 
 aten = torch.ops.aten
 
@@ -78,6 +79,11 @@ class _Splitter:
             self.pairs[node] = tuple(self.call(aten.select.int, args[0], -1, i) for i in (0, 1))
         elif op is aten.complex.default:
             self.pairs[node] = args
+        elif op in COPIES and _is_complex(node) and args[0] in self.pairs and same_dtype(node):
+            self.pairs[node] = self.pairs[args[0]]
+        elif node.op == "placeholder" and node.name in getattr(self.graph_module, "folded", {}):
+            value = self.graph_module.folded[node.name]
+            self.pairs[node] = tuple(self.constant(p.contiguous(), node, node.name) for p in (value.real, value.imag))
         else:
             raise Refused(f"{op} on complex numbers has no lowering")
 
@@ -171,14 +177,8 @@ class _Splitter:
             self.matrices[key] = tuple(self.constant(p, like) for p in parts)
         return self.matrices[key]
 
-    def constant(self, tensor, like):
-        """A placeholder that :func:`..passes.run` feeds with the tensor."""
-        folded = self.graph_module.__dict__.setdefault("folded", {})
-        with self.graph.inserting_before(next(iter(self.graph.nodes))):
-            node = self.graph.placeholder(f"fourier_{len(folded)}")
-        node.meta["val"] = like.meta["val"].new_empty(tensor.shape, dtype=torch.float32)
-        folded[node.name] = tensor
-        return node
+    def constant(self, tensor, like, name="fourier"):
+        return constant(self.graph_module, tensor, like.meta["val"], name)
 
 
 def _is_complex(node) -> bool:

@@ -39,6 +39,7 @@ class Executable:
     order: which tensors of the call are inputs of the step. outputs: shape and dtype of the tensors returned.
     run: where they stay on the device, what runs an operator there; None where they go to the host at once.
     baked: the values of the module's settings, where they could not be made an input.
+    apart: outputs that are tensors of their own, though computed as the same one as another.
     """
 
     cell: Any
@@ -51,6 +52,7 @@ class Executable:
     prologue: Prologue | None = None
     run: Callable | None = None
     baked: tuple | None = None
+    apart: Collection[int] = ()
 
     def __post_init__(self):
         prologue_weights = self.prologue.weights if self.prologue else []
@@ -71,9 +73,9 @@ class Executable:
             fixed = self.prologue.results(tensors, to_device, self.convert) if self.prologue else ()
             values = self.cell(*(to_device(tensors[i]) for i in self.order), *fixed)
             if self.run is None:
-                out = [self.transfers.to_host(v, dtype, count) for v, (_, dtype) in zip(values, self.outputs)]
+                out = [self._to_host(i, values[i], dtype, count) for i, (_, dtype) in enumerate(self.outputs)]
             else:
-                out = [self._resident(v, *spec, count) for v, spec in zip(values, self.outputs)]
+                out = [self._resident(i, values[i], *spec, count) for i, spec in enumerate(self.outputs)]
         return self.rebuild(out)
 
     def convert(self) -> None:
@@ -87,10 +89,14 @@ class Executable:
             return self.rebuild([torch.zeros(shape, dtype=dtype) for shape, dtype in self.outputs])
         return self.rebuild([self._resident_zeros(shape, dtype) for shape, dtype in self.outputs])
 
-    def _resident(self, value, shape, dtype, count):
+    def _to_host(self, i: int, value, dtype, count) -> torch.Tensor:
+        host = self.transfers.to_host(value, dtype, count)
+        return host.clone() if i in self.apart else host
+
+    def _resident(self, i: int, value, shape, dtype, count):
         def fetch():
             with mindspore_runtime.LOCK:
-                return self.transfers.to_host(value, dtype, count)
+                return self._to_host(i, value, dtype, count)
 
         return ResidentTensor(Held(value, fetch, functools.partial(self.run, count=count)), shape, dtype)
 
@@ -158,11 +164,20 @@ def build(
             )
             outputs = [(tuple(n.meta["val"].shape), n.meta["val"].dtype) for n in captured.outputs]
             executable = Executable(made, transfers, weights, order, outputs, captured.rebuild, event, prologue, run)
+            executable.apart = _apart(captured.outputs, program.outputs)
             output = executable(tensors, Crossings() if count is None else count)
     except Exception as error:
         raise Refused(f"MindSpore does not compile {path}: {_message(error)}") from error
     event.compile_s = time.perf_counter() - started
     return executable, output
+
+
+def _apart(nodes: list, values: list) -> set[int]:
+    """Places of outputs that share a value, and its memory, with another node."""
+    of: dict = {}
+    for node, value in zip(nodes, values):
+        of.setdefault(value, set()).add(node)
+    return {i for i, value in enumerate(values) if len(of[value]) > 1}
 
 
 def _message(error: Exception) -> str:
