@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -36,7 +36,8 @@ class Captured:
     """A functional ATen graph.
 
     inputs: placeholder node → index of the tensor in the structure, in the graph's order. weights: placeholder node →
-    CapturedWeight. outputs: the nodes of the tensors returned. rebuild: those tensors → what forward returns.
+    CapturedWeight. outputs: the nodes of the tensors returned. rebuild: those tensors → what forward returns. objects:
+    placeholder node → a constant that is no tensor (a generator of random numbers).
     """
 
     name: str
@@ -46,6 +47,7 @@ class Captured:
     weights: dict
     outputs: list
     rebuild: Callable[[list], Any]
+    objects: dict = field(default_factory=dict)
 
     @property
     def graph(self):
@@ -112,6 +114,7 @@ def capture(
         weights={nodes[p]: _weight(component, path, tensor) for p, (path, tensor) in weights.items()},
         outputs=[nodes[o] for o in outputs],
         rebuild=_rebuilder(recorded["spec"], recorded["constants"]),
+        objects={nodes[p]: o for p, o in torch_export.generators(exported).items()},
     )
 
 

@@ -33,6 +33,10 @@ class Refused(BackendError):
     """A component cannot be compiled; it stays on torch, or with ``strict=True`` this is raised."""
 
 
+class NotLowered(Refused):
+    """An operator cannot be compiled; the graph could be cut there."""
+
+
 class Unsupported(Refused):
     """A lowering met arguments it does not implement."""
 

@@ -27,8 +27,13 @@ def register_passes():
     ]
 
 
-def run(captured, passes) -> None:
-    """Run the passes in order, then drop dead nodes. Inputs and outputs of the graph keep their places."""
+CUT = "cut"
+"""In the ``meta`` of a graph module: may what cannot be lowered be left as it is, to be run by torch?"""
+
+
+def run(captured, passes, cut: bool = False) -> None:
+    """Run the passes in order, then drop dead nodes. Inputs and outputs of the graph keep their places. cut: as CUT."""
+    captured.graph_module.meta[CUT] = cut
     for p in passes:
         p.function(captured.graph_module)
     captured.graph.eliminate_dead_code()
