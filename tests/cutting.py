@@ -23,10 +23,11 @@ class Module(torch.nn.Module):
 
 def build(module, **options):
     """(the component of a fresh engine as a function, the engine)."""
-    options = {"resident": False, "settings": None, "constant": (), "strict": False, "release": False} | options
+    sites = {"resident": False, "settings": None, "constant": (), "is_zero": None}
+    options = sites | {"strict": False, "release": False} | options
     asked = Options(strict=options["strict"], release_host_weights=options["release"])
     engine = plugins.registry().backend("mindspore").build(asked)
-    site = Site("cut", module, **{k: options[k] for k in ("resident", "settings", "constant")})
+    site = Site("cut", module, **{k: options[k] for k in sites})
     component = engine.component(site)
 
     def call(*args, **kwargs):

@@ -156,17 +156,6 @@ def test_the_host_sees_the_dtypes_of_the_script(dtype):
         assert (got - wanted).abs().max() <= 3e-2 * wanted.abs().max()
 
 
-def test_autocast_does_not_reach_the_host_calls():
-    """The captured graph has the casts that a script's autocast makes; no further ones are made."""
-    module = Module(custom)
-    ours, _ = build(module)
-    ours(*inputs(1))
-    seen.clear()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert ours(inputs(2)[1])[0].dtype == torch.float32
-    assert seen == [[torch.float32, torch.float32]]
-
-
 def test_segments_are_few_and_dropped_values_are_gone():
     """Two branches that both call the host once: two segments, not three."""
     module = Module(in_branches)

@@ -7,6 +7,18 @@ import torch
 from cutting import Module, assert_same, build, inputs, upstream
 
 GENERATOR = torch.Generator()
+
+
+@torch.library.custom_op("cut_tests::noise", mutates_args=())
+def noise(n: int) -> torch.Tensor:
+    return torch.randn(n)
+
+
+@noise.register_fake
+def _(n):
+    return torch.empty(n)
+
+
 F = torch.nn.functional
 
 
@@ -52,6 +64,11 @@ def attention(m, x):
     return F.scaled_dot_product_attention(y, y, y, dropout_p=0.3) + 1
 
 
+def undeclared(m, x):
+    """An operator of a user's own that does not say that it draws."""
+    return m.a(x) + torch.ops.cut_tests.noise(4) * 2 - torch.ops.cut_tests.noise(4)
+
+
 def half(m, x):
     return m.a(x) + torch.randn_like(x.half()).float() + torch.randn(4, dtype=torch.float64).float()
 
@@ -64,7 +81,7 @@ def in_the_order_of_memory(m, x):
     return y + F.dropout(turned.contiguous() * 2, 0.5, True)
 
 
-FUNCTIONS = [like, like_the_input, twins, literals_only, dropout, in_place, unused, late_before_early, attention, half,
+FUNCTIONS = [like, like_the_input, twins, literals_only, dropout, in_place, unused, late_before_early, attention, undeclared, half,
              in_the_order_of_memory]  # fmt: skip
 
 
@@ -88,6 +105,39 @@ def test_the_same_numbers_for_the_same_seed(function):
     assert (stats.compiles, stats.fallbacks, stats.calls) == (1, 0, 4)
     torch.manual_seed(12)
     assert not torch.allclose(ours(inputs(4)[3]), sides[0][3])
+
+
+def test_a_call_whose_output_is_zero_draws_all_the_same():
+    """It is not run where it draws nothing."""
+    module = Module(lambda m, x, scale: (m.a(x) + torch.randn_like(x)) * scale)
+    ours, engine = build(module, is_zero=lambda arguments: arguments["scale"] == 0)
+    sides = []
+    for call in (ours, functools.partial(upstream, module)):
+        torch.manual_seed(11)
+        sides.append([call(x, scale=torch.tensor(scale)) for x, scale in zip(inputs(), (1.0, 0.0, 2.0, 0.0))])
+    assert_same(*sides)
+    stats = engine.stats()["cut"]
+    assert (stats.compiles, stats.calls, stats.skipped) == (1, 4, 0)
+
+
+@pytest.mark.parametrize("function, conclusion", [("like", "no single operator is beyond"), ("own", "generator of its")])
+def test_a_search_for_the_operator_that_differs(function, conclusion):
+    """The reference and the captured graph draw the same numbers."""
+    from ms_controlnet_backend.ab.bisect import bisect
+    from ms_controlnet_backend.ab.shadow import Suspect
+    from ms_controlnet_backend.backends.eager_torch import TorchEngine
+    from ms_controlnet_backend.hookspecs import Site
+
+    module = Own(own) if function == "own" else Module(like)
+    _, engine = build(module)
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        found = bisect(Suspect(None, Site("cut", module), module.forward, (inputs(1)[0],), {}), TorchEngine(), engine)
+    assert conclusion in found.conclusion
+    if function == "like":
+        assert "aten.randn_like.default" in found.refused and found.compared >= 2
+    else:
+        assert torch.equal(state, torch.get_rng_state())
 
 
 def test_like_a_tensor_takes_no_tensor_to_the_host():

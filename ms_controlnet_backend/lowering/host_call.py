@@ -45,8 +45,8 @@ class Argument:
 
 @dataclass
 class HostCall(Instruction):
-    """op: the overload. leaves, spec: its (args, kwargs), flat, with an Argument for every tensor. wanted: which of what
-    it returns, flat, the outputs are, and their dtypes. reason: why it is not compiled."""
+    """op: the overload. leaves, spec: its (args, kwargs), flat, with an Argument for every tensor. wanted: which of
+    what it returns, flat, the outputs are, and their dtypes. reason: why it is not compiled."""
 
     op: Any
     leaves: list
@@ -68,8 +68,7 @@ class HostCall(Instruction):
             return a.make() if isinstance(a, Blank) else a
 
         args, kwargs = pytree.tree_unflatten([leaf(a) for a in self.leaves], self.spec)
-        # the graph says in which dtype everything is computed: a script's autocast must not say it again
-        with torch.no_grad(), torch.amp.autocast("cpu", enabled=False):
+        with torch.no_grad():
             returned = pytree.tree_leaves(self.op(*args, **kwargs))
         out = [returned[i] for i, _ in self.wanted]
         if any(r.alias_info is not None for r in self.op._schema.returns):  # a view of an argument's memory

@@ -190,7 +190,8 @@ class Component:
             raise Refused("gradients are enabled and wanted (run under torch.no_grad() for inference)")
         graph = self._graph(structure.key)
         started = time.perf_counter()
-        if graph is not None and self._is_zero and self._is_zero(structure.rebuild(tensors)[1]):
+        may_skip = graph is not None and self._is_zero and not graph.draws
+        if may_skip and self._is_zero(structure.rebuild(tensors)[1]):
             output = graph.zeros()
             self.stats.skipped += 1
         elif graph is not None:

@@ -81,6 +81,11 @@ class Executable:
             out = [self._output(v, *spec, count) for v, spec in zip(values, self.outputs)]
         return self.rebuild(out)
 
+    @property
+    def draws(self) -> bool:
+        """Does a call of it draw random numbers, whatever it returns?"""
+        return self.cut is not None and self.cut.draws
+
     def convert(self) -> None:
         """Bring every converted weight up to date, whatever was written past torch's version counter."""
         for weight in self.converted:
