@@ -37,10 +37,59 @@ def export(module: torch.nn.Module, examples: tuple):
     """
     with _lock, warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")
+        before = torch.get_rng_state()
         exported = torch.export.export(module, examples, strict=False)
+        draws = [n for n in exported.graph.nodes if _draws(n)]
+        if draws and not torch.equal(torch.get_rng_state(), before):
+            raise Refused("forward sets torch's random seed")
+        if generators(exported):
+            _check(generators(exported), lambda: torch.export.export(module, examples, strict=False))
         if any(_mutates(n) for n in exported.graph.nodes):
+            if not _read(exported.graph).issuperset(draws):  # decomposing drops them
+                raise Refused("forward draws random numbers that nothing uses")
             exported = exported.run_decompositions({})
     return exported
+
+
+def generators(exported) -> dict[str, torch.Generator]:
+    """Placeholder → generator of random numbers that the forward reached: the very one, in another Python object."""
+    specs = [s for s in exported.graph_signature.input_specs if s.kind is InputKind.CUSTOM_OBJ]
+    found = {s.arg.name: exported.constants[s.target] for s in specs}
+    return {name: o for name, o in found.items() if isinstance(o, torch.Generator)}
+
+
+def _check(found: dict[str, torch.Generator], trace) -> None:
+    """Raises Refused where the forward makes a generator, or seeds one, in every call: it would be done once, while
+    tracing. So it is traced again, with the generators in another state."""
+    own = [g for g in found.values() if g._cdata != torch.default_generator._cdata]
+    states = [g.get_state() for g in own]
+    try:
+        for g in own:
+            g.manual_seed(g.initial_seed() ^ 1)
+            torch.rand(1, generator=g)
+        others = [g.get_state() for g in own]
+        again = generators(trace())
+        if [g._cdata for g in again.values()] != [g._cdata for g in found.values()]:
+            raise Refused("forward makes a random generator")
+        if not all(torch.equal(g.get_state(), s) for g, s in zip(own, others)):
+            raise Refused("forward seeds a random generator")
+    finally:
+        for g, state in zip(own, states):
+            g.set_state(state)
+
+
+def _draws(node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+
+
+def _read(graph) -> set:
+    """The nodes on which the outputs depend."""
+    read: set = set()
+    for node in reversed(graph.nodes):
+        written = _mutates(node) and any(user is not node for n in node.all_input_nodes for user in n.users)
+        if node.op == "output" or node in read or written:
+            read.update({node, *node.all_input_nodes})
+    return read
 
 
 @contextlib.contextmanager
@@ -71,18 +120,19 @@ def _mutates(node) -> bool:
 
 
 def signature(exported) -> tuple[list[str], dict[str, tuple], list[str]]:
-    """(user inputs, weights, outputs): placeholder names; placeholder → (path, tensor); output node names.
+    """(user inputs, weights, outputs): placeholder names; placeholder → (path, tensor); output node names. The other
+    placeholders are ``generators``.
 
     Raises Refused where the module changes its own buffers or its inputs.
     """
-    inputs, weights = [], {}
+    inputs, weights, objects = [], {}, generators(exported)
     for spec in exported.graph_signature.input_specs:
         if spec.kind is InputKind.USER_INPUT:
             inputs.append(spec.arg.name)
         elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             store = exported.state_dict if spec.target in exported.state_dict else exported.constants
             weights[spec.arg.name] = (spec.target, store[spec.target])
-        else:
+        elif spec.arg.name not in objects:
             raise Refused(f"graph input of kind {spec.kind.name}")
     outputs = []
     for spec in exported.graph_signature.output_specs:

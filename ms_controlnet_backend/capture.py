@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,6 @@ from .reach import Reach
 from .settings import OWNER, Settings
 from .signature import Structure
 from .state import State
-
 
 _RETURNED = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
@@ -42,7 +41,8 @@ class Captured:
     """A functional ATen graph.
 
     inputs: placeholder node → index of the tensor in the structure, in the graph's order. weights: placeholder node →
-    CapturedWeight. outputs: the nodes of the tensors returned. rebuild: those tensors → what forward returns.
+    CapturedWeight. outputs: the nodes of the tensors returned. rebuild: those tensors → what forward returns. objects:
+    placeholder node → a constant that is no tensor (a generator of random numbers).
     """
 
     name: str
@@ -52,6 +52,7 @@ class Captured:
     weights: dict
     outputs: list
     rebuild: Callable[[list], Any]
+    objects: dict = field(default_factory=dict)
 
     @property
     def graph(self):
@@ -103,7 +104,7 @@ def capture(
     def call(tensors):
         args, kwargs = structure.rebuild(tensors[:arguments])
         traced = settings.traced(tensors[arguments]) if len(settings) else contextlib.nullcontext()
-        inside = State(modules, Reach(modules, [forward]), tracing=True)  # export has put copies of containers into the module
+        inside = State(modules, Reach(modules, [forward]), tracing=True)  # export put copies of containers there
         try:
             with torch_export.only_this_thread(), traced:
                 out = forward(*args, **kwargs)
@@ -142,6 +143,7 @@ def capture(
         weights={nodes[p]: _weight(component, path, tensor, held) for p, (path, tensor) in weights.items()},
         outputs=[nodes[o] for o in outputs],
         rebuild=_rebuilder(recorded["spec"], recorded["constants"]),
+        objects={nodes[p]: o for p, o in torch_export.generators(exported).items()},
     )
 
 

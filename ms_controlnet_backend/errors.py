@@ -37,6 +37,10 @@ class NotNow(Refused):
     """A single call cannot be answered by a graph."""
 
 
+class NotLowered(Refused):
+    """An operator cannot be compiled; the graph could be cut there."""
+
+
 class Unsupported(Refused):
     """A lowering met arguments it does not implement."""
 

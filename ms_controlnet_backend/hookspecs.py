@@ -177,7 +177,7 @@ class Compiled:
 
     label: the site. signature: shapes and dtypes of the tensors. operators: ATen overload → count.
     source: path of the generated MindSpore source. capture_s: seconds in torch.export. compile_s: seconds in MindSpore,
-    the first run included.
+    the first run included. host_calls: ATen overload → how many calls of it torch computes on the host, in every step.
     """
 
     label: str
@@ -186,6 +186,7 @@ class Compiled:
     source: str = ""
     capture_s: float = 0.0
     compile_s: float = 0.0
+    host_calls: Mapping[str, int] = field(default_factory=dict)
 
 
 class Specs:

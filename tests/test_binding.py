@@ -11,8 +11,8 @@ import models
 import parity
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 from ms_controlnet_backend.compat import cuda_redirection
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 def small_call(pipe):

@@ -61,7 +61,9 @@ def bisect(suspect: Suspect, reference, other, progress=lambda nodes: nodes) -> 
     try:
         structure, tensors = Arguments(suspect.original, site.scalars).split(suspect.args, suspect.kwargs)
         captured = capture(site.label, site.module, suspect.original, structure, tensors)
-        with torch.no_grad():
+        if captured.objects:
+            raise Refused("it draws from a generator of its own")
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             expected = tensors_of(suspect.original(*suspect.args, **suspect.kwargs))
         if _apart(captured, tensors, expected):
             return Found(
@@ -85,8 +87,9 @@ def bisect(suspect: Suspect, reference, other, progress=lambda nodes: nodes) -> 
 
 
 def _apart(captured: Captured, tensors: list, expected: list) -> bool:
-    """Does a graph, run by torch as a whole, miss what the module returned?"""
-    found = zip(TorchEngine().evaluate(captured, tensors), expected)
+    """Does a graph, run by torch as a whole from the same random state, miss what the module returned?"""
+    with torch.random.fork_rng(devices=[]):
+        found = list(zip(TorchEngine().evaluate(captured, tensors), expected))
     return any(not distance(g, e).relative_rms <= tolerance(dtype_name(e.dtype)).component for g, e in found)
 
 

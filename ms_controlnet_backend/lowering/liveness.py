@@ -9,7 +9,7 @@ def keep(program: Program, name: str, inputs, instructions, outputs) -> Program:
     """The program of those instructions that the outputs need, with the weights they use and all of the inputs."""
     live, kept = set(outputs), []
     for instruction in reversed(instructions):
-        if live.intersection(instruction.outputs):
+        if instruction.effect or live.intersection(instruction.outputs):
             kept.append(instruction)
             live.update(values_in(instruction.args))
     weights = {v: t for v, t in program.weights.items() if v in live}

@@ -41,8 +41,10 @@ class DType:
 
 @dataclass
 class Instruction:
-    """``outputs = callee(*args)``. callee: a primitive class with its attributes, or the dotted path of a function."""
+    """``outputs = callee(*args)``. callee: a primitive class with its attributes, or the dotted path of a function.
+    effect: does it do something beside its outputs, so that it is never dropped and keeps its place among such?"""
 
+    effect = False
     callee: str
     attributes: dict[str, Any]
     args: tuple

@@ -1,7 +1,8 @@
 """Splits a program into what is constant over the steps of a run, and the step.
 
 An instruction goes into the prologue if it depends on at least one constant input and otherwise only on weights and on
-the prologue. What depends on weights alone stays in the step: keeping it would cost memory, not save work twice.
+the prologue. What depends on weights alone stays in the step: keeping it would cost memory, not save work twice. What
+the host computes stays in the step, with all that depends on it: it may draw random numbers.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from .builder import Program, Value
+from .host_call import HostCall
 from .liveness import keep, values_in
 
 
@@ -29,7 +31,9 @@ def split(program: Program, constant: Collection[Value]) -> tuple[Program | None
     first, second = [], []
     for instruction in program.instructions:
         used = set(values_in(instruction.args))
-        if used <= free:
+        if isinstance(instruction, HostCall):
+            second.append(instruction)
+        elif used <= free:
             free.update(instruction.outputs)
             first.append(instruction)  # in both; what one of them does not need is dropped below
             second.append(instruction)

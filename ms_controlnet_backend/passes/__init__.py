@@ -29,13 +29,18 @@ def register_passes():
     ]
 
 
-def run(captured, passes) -> None:
+CUT = "cut"
+"""In the ``meta`` of a graph module: may what cannot be lowered be left as it is, to be run by torch?"""
+
+
+def run(captured, passes, cut: bool = False) -> None:
     """Run the passes in order, whatever that is, then drop dead nodes. Inputs and outputs of the graph keep their
-    places, and outputs their values' strides. Raises Refused for a graph that is not one of values (:mod:`.by_value`).
-    """
+    places, and outputs their values' strides. cut: as CUT. Raises Refused for a graph that is not one of values
+    (:mod:`.by_value`)."""
     from .by_value import by_value
 
     graph, before = captured.graph, [(n, n.meta.get("val")) for n in captured.outputs]
+    captured.graph_module.meta[CUT] = cut
     by_value(captured.graph_module)
     for p in passes:
         p.function(captured.graph_module)

@@ -6,8 +6,10 @@ import torch
 
 
 def is_repeatable(node) -> bool:
-    """False for an overload that draws random numbers or writes to its arguments."""
+    """False for an overload that draws random numbers or writes to its arguments. One that is not torch's own may draw
+    without saying so."""
     op = node.target
     if not isinstance(op, torch._ops.OpOverload):
         return True
-    return torch.Tag.nondeterministic_seeded not in op.tags and not op._schema.is_mutable
+    own = op.namespace in ("aten", "prim", "prims")
+    return own and torch.Tag.nondeterministic_seeded not in op.tags and not op._schema.is_mutable

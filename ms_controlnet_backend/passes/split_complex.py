@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from ..errors import Refused
+from ..errors import NotLowered, Refused
 from .drop_no_ops import COPIES
 from .nodes import call, constant, same_dtype
 
@@ -33,7 +33,8 @@ SHAPES = {aten.view.default, aten.reshape.default, aten.permute.default, aten.tr
 
 
 def split_complex(graph_module) -> None:
-    """Raises Refused, naming the overload, for one that is not known to take or return complex tensors."""
+    """Raises NotLowered, naming the overload, for one that is not known to take or return complex tensors; where the
+    graph may be cut there, leaves it with the complex tensors it has."""
     _Splitter(graph_module).run()
 
 
@@ -42,17 +43,27 @@ class _Splitter:
         self.graph_module, self.graph = graph_module, graph_module.graph
         self.pairs: dict = {}  # complex node → (real node, imaginary node)
         self.matrices: dict = {}
+        self.cut = graph_module.meta.get("cut", False)
 
     def run(self) -> None:
         for node in list(self.graph.nodes):
             if node.op == "output":
-                if any(n in self.pairs for n in node.all_input_nodes):
+                if any(_is_complex(n) for n in node.all_input_nodes):
                     raise Refused("a complex output")
-            elif _is_complex(node) or any(n in self.pairs for n in node.all_input_nodes):
+            elif _is_complex(node) or any(_is_complex(n) for n in node.all_input_nodes):
                 with self.graph.inserting_before(node):
-                    self.split(node)
+                    self.try_to_split(node)
         if self.pairs:
             self.graph.eliminate_dead_code()
+
+    def try_to_split(self, node) -> None:
+        try:
+            if any(_is_complex(n) and n not in self.pairs for n in node.all_input_nodes):
+                raise NotLowered(f"{node.target} on complex numbers that are no pair")
+            self.split(node)
+        except NotLowered:
+            if not self.cut:
+                raise
 
     def split(self, node) -> None:
         op, args = node.target, node.args
@@ -85,7 +96,7 @@ class _Splitter:
             value = self.graph_module.folded[node.name]
             self.pairs[node] = tuple(self.constant(p.contiguous(), node, node.name) for p in (value.real, value.imag))
         else:
-            raise Refused(f"{op} on complex numbers has no lowering")
+            raise NotLowered(f"{op} on complex numbers has no lowering")
 
     def call(self, op, *args, **kwargs):
         return call(self.graph, op, *args, **kwargs)
@@ -137,7 +148,7 @@ class _Splitter:
         given = dict(zip(names, node.args)) | node.kwargs
         x = given["self"]
         if given.get("n") is not None or given.get("s") is not None:
-            raise Refused(f"{node.target} with a size has no lowering")
+            raise NotLowered(f"{node.target} with a size has no lowering")
         default = -1 if axes == 1 else [-2, -1] if "2" in node.target.__name__ else None
         dims = given.get("dim", default)
         pair = self.pairs.get(x) or (x, None)
@@ -148,7 +159,7 @@ class _Splitter:
     def along(self, pair, dim: int, n: int, inverse: bool, norm) -> tuple:
         real, imaginary = pair
         if real.meta["val"].dtype is not torch.float32:
-            raise Refused(f"a Fourier transform of {real.meta['val'].dtype} has no lowering")
+            raise NotLowered(f"a Fourier transform of {real.meta['val'].dtype} has no lowering")
         cosine, sine = self.matrix(n, inverse, norm, real)
 
         def product(part, matrix):

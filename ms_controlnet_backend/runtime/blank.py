@@ -14,6 +14,7 @@ class Blank:
     """In place of an executable: its output with every tensor zero."""
 
     prologue = baked = None
+    draws = False
     watch = Watch(())
 
     def __init__(self, captured):

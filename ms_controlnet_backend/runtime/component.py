@@ -16,7 +16,7 @@ import torch
 from .. import passes
 from ..capture import capture
 from ..compat.compile_cache import CompileCache
-from ..errors import NotNow, Refused, refusal
+from ..errors import NotLowered, NotNow, Refused, refusal
 from ..foreign import unsteady
 from ..hookspecs import Compiled, Options, Site
 from ..plugins import manager, registry
@@ -85,7 +85,9 @@ class MindSporeEngine:
 
     def tell(self, event: Compiled) -> None:
         """A component was compiled."""
-        logger.info("%s compiled: capture %.1f s, MindSpore %.1f s", event.label, event.capture_s, event.compile_s)
+        calls = ", ".join(f"{op} {n}" for op, n in event.host_calls.items())
+        logger.info("%s compiled: capture %.1f s, MindSpore %.1f s%s", event.label, event.capture_s, event.compile_s,
+                    f", calls on the host: {calls}" if calls else "")  # fmt: skip
         try:
             manager().hook.component_compiled(event=event)
         except Exception as error:  # noqa: BLE001 - anything may go wrong in a foreign plugin
@@ -292,7 +294,8 @@ class Component:
             raise NotNow("gradients are enabled and wanted (run under torch.no_grad() for inference)")
         graph = self._graph(structure.key)
         started = time.perf_counter()
-        if graph is not None and self._is_zero and self._is_zero(structure.rebuild(tensors)[1]):
+        may_skip = graph is not None and self._is_zero and not graph.draws
+        if may_skip and self._is_zero(structure.rebuild(tensors)[1]):
             output = graph.zeros()
             self.stats.skipped += 1
         elif graph is not None:
@@ -367,15 +370,14 @@ class Component:
         if self._snapshot is None:
             self._settings = Settings(self._find_settings(self._module()))
         values = self._settings.values()
+        cut = not self._engine.options.strict
         try:
             try:
-                graph, output = self._build(original, structure, tensors, self._settings)
-            except Refused as reason:
-                if not values:
+                graph, output = self._build_or_bake(original, structure, tensors, values, cut and not values)
+            except NotLowered:
+                if not (cut and values):
                     raise
-                graph, output = self._build(original, structure, tensors, Settings())
-                graph.baked = values
-                logger.info("%s is captured again when a number inside it changes: %s", self.label, reason)
+                graph, output = self._build_or_bake(original, structure, tensors, values, cut)
         except Refused as reason:
             if not isinstance(reason, NotNow):
                 self._refused[structure.key] = reason, values
@@ -391,9 +393,22 @@ class Component:
         self.stats.evicted += self._graphs.keep(structure.key, graph)
         self.stats.prologue_runs += graph.prologue.runs if graph.prologue else 0
         self._engine.tell(graph.event)
+        if graph.event.host_calls:
+            self._engine.warn_once(f"{self.label} is compiled but for what torch runs on the host: {graph.cut.why()}")
         return output
 
-    def _build(self, original, structure, tensors, settings):
+    def _build_or_bake(self, original, structure, tensors, values, cut):
+        try:
+            return self._build(original, structure, tensors, self._settings, cut)
+        except Refused as reason:
+            if not values:
+                raise
+            graph, output = self._build(original, structure, tensors, Settings(), cut)
+            graph.baked = values
+            logger.info("%s is captured again when a number inside it changes: %s", self.label, reason)
+            return graph, output
+
+    def _build(self, original, structure, tensors, settings, cut):
         engine = self._engine
         started = time.perf_counter()
         _local.tracing = True
@@ -411,6 +426,7 @@ class Component:
                 run=self._run_resident,
                 count=self.stats,
                 compiled=engine.compiled,
+                cut=cut,
             )
         except Refused:
             raise

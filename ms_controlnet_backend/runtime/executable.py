@@ -17,10 +17,13 @@ from ..compat import mindspore_runtime
 from ..compat.compile_cache import CompileCache
 from ..errors import Refused
 from ..hookspecs import Compiled
+from ..lowering.host_call import remember_strides
 from ..lowering.lower import lower_for
 from ..lowering.prologue import split_for
+from ..lowering.segments import Stage, host_calls, segments
 from ..plugins import Registry
 from ..settings import OWNER
+from .cut import Cut, counted, sources
 from .prologue import Prologue
 from .resident import Held, ResidentTensor, device_value, plain
 from .source_cache import SourceCache, load
@@ -40,6 +43,7 @@ class Executable:
     run: where they stay on the device, what runs an operator there; None where they go to the host at once.
     baked: the values of the module's settings, where they could not be made an input.
     apart: outputs that are tensors of their own, though computed as the same one as another.
+    cut: runs the step in place of ``cell`` where torch computes some of it on the host.
     """
 
     cell: Any
@@ -53,6 +57,7 @@ class Executable:
     run: Callable | None = None
     baked: tuple | None = None
     apart: Collection[int] = ()
+    cut: Cut | None = None
 
     def __post_init__(self):
         prologue_weights = self.prologue.weights if self.prologue else []
@@ -71,12 +76,17 @@ class Executable:
             if self.prologue is None or not self.prologue.once_a_run:
                 self.convert()
             fixed = self.prologue.results(tensors, to_device, self.convert) if self.prologue else ()
-            values = self.cell(*(to_device(tensors[i]) for i in self.order), *fixed)
-            if self.run is None:
-                out = [self._to_host(i, values[i], dtype, count) for i, (_, dtype) in enumerate(self.outputs)]
+            if self.cut is None:
+                values = self.cell(*(to_device(tensors[i]) for i in self.order), *fixed)
             else:
-                out = [self._resident(i, values[i], *spec, count) for i, spec in enumerate(self.outputs)]
+                values = self.cut(tensors, to_device, fixed, count)
+            out = [self._output(i, values[i], *spec, count) for i, spec in enumerate(self.outputs)]
         return self.rebuild(out)
+
+    @property
+    def draws(self) -> bool:
+        """Does a call of it draw random numbers, whatever it returns?"""
+        return self.cut is not None and self.cut.draws
 
     def convert(self) -> None:
         """Bring every converted weight up to date, whatever was written past torch's version counter."""
@@ -88,6 +98,13 @@ class Executable:
         if self.run is None:
             return self.rebuild([torch.zeros(shape, dtype=dtype) for shape, dtype in self.outputs])
         return self.rebuild([self._resident_zeros(shape, dtype) for shape, dtype in self.outputs])
+
+    def _output(self, i: int, value, shape, dtype, count):
+        if isinstance(value, torch.Tensor):  # the host has it
+            return value.to(dtype).clone() if i in self.apart else value.to(dtype)
+        if self.run is None:
+            return self._to_host(i, value, dtype, count)
+        return self._resident(i, value, shape, dtype, count)
 
     def _to_host(self, i: int, value, dtype, count) -> torch.Tensor:
         host = self.transfers.to_host(value, dtype, count)
@@ -118,21 +135,28 @@ def build(
     run: Callable | None = None,
     count: Crossings | None = None,
     compiled: CompileCache | None = None,
+    cut: bool = False,
 ):
     """Compile a captured graph and run it on the tensors of the call that asked for it: (executable, its output).
 
     tensors: in the structure's order. constant: arguments that stay the same over the steps of a run. run,
-    count: as of Executable. compiled: keeps what MindSpore made of the source.
+    count: as of Executable. compiled: keeps what MindSpore made of the source. cut: what cannot be lowered is computed
+    by torch on the host, between segments that are compiled.
     Raises Refused with MindSpore's message.
     """
     target = transfers.target
-    passes.run(captured, registry.passes(target.device, target.without))
+    if cut:
+        remember_strides(captured)
+    passes.run(captured, registry.passes(target.device, target.without), cut)
     operators = collections.Counter(str(n.target) for n in captured.graph.nodes if n.op == "call_function")
-    program = lower_for(target, captured, registry, store.prepared())
+    program = lower_for(target, captured, registry, store.prepared(), cut)
     places = dict(zip(program.inputs, captured.inputs.values()))
     owners = captured.structure.owners
     first, step = split_for(captured, program, constant)
-    programs = {"Graph": step} if first is None else {"Prologue": first, "Graph": step}
+    stages = segments(step) if host_calls(step) else [Stage(step, [])]
+    parts = [s.program for s in stages if s.program is not None]
+    names = ["Graph"] if len(parts) == 1 else [f"Segment_{i}" for i in range(len(parts))]
+    programs = ({} if first is None else {"Prologue": first}) | dict(zip(names, parts))
     header = f"{captured.name} for {target.device}: generated, do not edit."
     source = codegen.generate(header, jit=target.jit, **programs)
     path = cache.write(captured.name, source)
@@ -155,17 +179,31 @@ def build(
             if first is not None:
                 made, weights, order = cell("Prologue")
                 prologue = Prologue(made, weights, order, once_a_run=any(owners[i] != OWNER for i in order))
-            made, weights, order = cell("Graph")
+            cells = [cell(name) for name in names]
+            weights = [w for _, of, _ in cells for w in of]
+            if host_calls(step):
+                graphs = iter([graph for graph, _, _ in cells])
+                read, more = sources(step, store)
+                steps = [(s, None if s.program is None else next(graphs)) for s in stages]
+                made, order, weights = None, [], weights + more
+                cut_step = Cut(steps, step, places, read, transfers)
+            else:
+                made, order, cut_step = cells[0][0], cells[0][2], None
             event = Compiled(
                 label=captured.name,
                 signature=", ".join(f"{v.name}: {v.dtype}{list(v.shape)}" for v in program.inputs),
                 operators=dict(operators),
                 source=str(path),
+                host_calls=counted(step),
             )
             outputs = [(tuple(n.meta["val"].shape), n.meta["val"].dtype) for n in captured.outputs]
-            executable = Executable(made, transfers, weights, order, outputs, captured.rebuild, event, prologue, run)
-            executable.apart = _apart(captured.outputs, program.outputs)
+            executable = Executable(
+                made, transfers, weights, order, outputs, captured.rebuild, event, prologue, run, cut=cut_step,
+                apart=_apart(captured.outputs, program.outputs),
+            )  # fmt: skip
             output = executable(tensors, Crossings() if count is None else count)
+    except Refused:
+        raise
     except Exception as error:
         raise Refused(f"MindSpore does not compile {path}: {_message(error)}") from error
     event.compile_s = time.perf_counter() - started

@@ -44,15 +44,18 @@ class Transfers:
         known = self._kept.use(key)
         if known is not None:
             return known[0]
-        host = t.detach().to(device="cpu", dtype=self.target.host_dtype(t.dtype)).contiguous()
-        if single:
-            host = host.clone()  # remembered by its value: it must not change with the memory it came from
-        value = mindspore_runtime.tensor(host)
-        count.to_device += 1
-        count.bytes_to_device += host.nbytes
+        # a number is remembered by its value: it must not change with the memory it came from
+        value = self.upload(t.clone() if single else t, count)
         if key is not None:
             self._kept.keep(key, (value, t))  # the tensor is kept so that its memory is not given to another
         return value
+
+    def upload(self, t: torch.Tensor, count: Crossings) -> Any:
+        """The same for a tensor that will not come again."""
+        host = t.detach().to(device="cpu", dtype=self.target.host_dtype(t.dtype)).contiguous()
+        count.to_device += 1
+        count.bytes_to_device += host.nbytes
+        return mindspore_runtime.tensor(host)
 
     def to_host(self, value, dtype: torch.dtype, count: Crossings) -> torch.Tensor:
         """A MindSpore tensor as a torch tensor of this dtype."""
