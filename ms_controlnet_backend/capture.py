@@ -104,12 +104,13 @@ def capture(
     def call(tensors):
         args, kwargs = structure.rebuild(tensors[:arguments])
         traced = settings.traced(tensors[arguments]) if len(settings) else contextlib.nullcontext()
-        inside = State(modules, Reach(modules, [forward]), tracing=True)  # export put copies of containers there
+        # export has put copies of containers into the module by now, and takes back what a forward assigns
+        inside = State(modules, Reach(modules, [forward]), tracing=True)
         try:
             with torch_export.only_this_thread(), traced:
                 out = forward(*args, **kwargs)
         finally:
-            changes.extend(inside.changes())  # export takes back what a forward assigns
+            changes.extend(inside.changes())
         leaves, recorded["spec"] = pytree.tree_flatten(out)
         odd = next((x for x in leaves if not isinstance(x, (torch.Tensor, *_RETURNED))), None)
         if odd is not None:

@@ -43,7 +43,7 @@ class State:
         found = [table for m in modules for table in (vars(m), *(vars(m)[name] for name in TABLES))] + reach.mutable
         self._known = [(o, contents(o)) for o in {id(o): o for o in found}.values()]
         self._classes = [(cls, dict(vars(cls))) for cls in reach.classes]
-        self._globals = [(f.__globals__, {n: f.__globals__.get(n, _ABSENT) for n in names_in(f.__code__)}) for f in reach.foreign]
+        self._globals = [(f.__globals__, _named(f)) for f in reach.foreign]
         self._tensors = [] if tracing else _remembered(_own_tensors(modules, reach))
         self._caches = [(cache, cache.cache_info().misses) for cache in reach.caches]
         self._random = random.getstate(), np.random.get_state()
@@ -89,6 +89,11 @@ def _own_tensors(modules, reach: Reach) -> list[torch.Tensor]:
     attributes = [v for m in modules for v in vars(m).values() if type(v) is torch.Tensor]
     found = {id(t): t for t in (*attributes, *reach.tensors) if type(t) is torch.Tensor and not t.is_meta}
     return [t for t in found.values() if t.nbytes <= LARGEST]
+
+
+def _named(function) -> dict:
+    """Globals that it may read or write, those that are not there included."""
+    return {name: function.__globals__.get(name, _ABSENT) for name in names_in(function.__code__)}
 
 
 def _remembered(tensors) -> list[tuple]:

@@ -200,15 +200,16 @@ def complex_result(m, x):
 
 
 @pytest.mark.parametrize("function", [nothing_else, shape_from_data, complex_result])
-def test_what_cannot_be_cut_stays_on_torch(function, caplog):
+def test_what_cannot_be_cut_is_not(function, caplog):
+    """Its layers may still be parts."""
     module = Module(function)
     ours, engine = build(module)
     for x in inputs(2):
-        assert torch.equal(ours(x), upstream(module, x))
+        assert torch.allclose(ours(x), upstream(module, x), atol=1e-6)
     stats = engine.stats()["cut"]
-    assert (stats.calls, stats.fallbacks) == (0, 2)
+    assert stats.calls + stats.fallbacks == 2 and bool(stats.calls) is (function is not nothing_else)
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert warning.startswith("cut stays on torch: ") and "unexpected" not in warning
+    assert warning.startswith("cut runs in" if stats.calls else "cut stays on torch: ") and "unexpected" not in warning
 
 
 def test_what_is_told(caplog):

@@ -531,7 +531,10 @@ def method_added_to_a_class():
     return lambda: delattr(Block, "__call__")
 
 
-@pytest.mark.parametrize("replace", [linear_of_torch, linear_of_torch_by_another, forward_of_a_class, method_added_to_a_class], ids=lambda f: f.__name__)
+FROM_OUTSIDE = [linear_of_torch, linear_of_torch_by_another, forward_of_a_class, method_added_to_a_class]
+
+
+@pytest.mark.parametrize("replace", FROM_OUTSIDE, ids=lambda f: f.__name__)
 def test_what_is_replaced_from_outside_is_seen(clean, replace):
     reference, pipe = Component(), pipeline()
     clean.enable(pipe, strict=True)

@@ -1,4 +1,4 @@
-"""Hooks of diffusers inside a component must see every call: what they are put around runs as Python, the rest in parts."""
+"""Hooks of diffusers inside a component must see every call: what they are around runs as Python, the rest in parts."""
 
 import models
 import parity
@@ -41,7 +41,6 @@ def test_hooks_see_every_call(clean, caplog, hook):
     for factor in (1.0, 3.0, -1.0):
         assert parity.relative_error(call(unet, factor), call(reference, factor)) < parity.COMPONENT
     stats = clean.stats()["unet"]
-    print(hook.__name__, stats)
     assert (stats.calls, stats.fallbacks) == (4, 0)
     (warning,) = [r.getMessage() for r in caplog.records if "unet runs in" in r.getMessage()]
     assert "a hook must see every call" in warning

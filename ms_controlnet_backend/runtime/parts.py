@@ -1,7 +1,7 @@
 """A component in parts: where it cannot be taken whole, its children are, the largest that can be.
 
-What stays in Python is the forward of whatever holds a part, and foreign code. Tensors between parts stay on the device.
-A part that is refused in its turn is taken in its own children, and so on down to modules without children.
+What stays in Python is the forward of whatever holds a part, and foreign code. Tensors between parts stay on the
+device. A part that is refused in its turn is taken in its own children, and so on down to modules without children.
 """
 
 from __future__ import annotations
@@ -88,14 +88,17 @@ class Outline:
 
     def _now(self) -> list:
         return [
-            (id(m), len(m._forward_hooks), len(m._forward_pre_hooks), _put(vars(m).get("forward")), id(vars(m).get("processor")))
+            (id(m), len(m._forward_hooks), len(m._forward_pre_hooks), _put(vars(m).get("forward")),
+             id(vars(m).get("processor")))
             for m in self._module().modules()
-        ]
+        ]  # fmt: skip
 
 
 def _put(function):
     """A bound method is another object each time it is asked for."""
-    return None if function is None else (id(getattr(function, "__func__", function)), id(getattr(function, "__self__", None)))
+    if function is None:
+        return None
+    return id(getattr(function, "__func__", function)), id(getattr(function, "__self__", None))
 
 
 class Parts:

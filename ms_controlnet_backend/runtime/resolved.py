@@ -20,7 +20,7 @@ _ABSENT = object()
 
 
 class _Same:
-    """Equal to one object. Holds it weakly: whoever drops a pipeline that foreign code refers to wants its memory back."""
+    """Equal to one object, held weakly: whoever drops a pipeline that foreign code refers to wants its memory back."""
 
     __slots__ = ("_reference", "_function")
     __hash__ = None

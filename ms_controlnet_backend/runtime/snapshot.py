@@ -168,7 +168,7 @@ class Snapshot:
 
     def _keep(self, o: dict) -> None:
         self._equals(o, self._expected(o, {k: weakly(v) for k, v in o.items()}))
-        if any(isinstance(v, torch.Tensor) for v in o.values()):  # equality of two tensors may be true of different ones
+        if any(isinstance(v, torch.Tensor) for v in o.values()):  # two different ones may be equal
             self._tables.append(o)
 
     def _expected(self, o, copy):
