@@ -19,6 +19,11 @@ TABLES = ("_parameters", "_buffers", "_modules")
 _METHODS = {name: getattr(torch.nn.Module, name) for name in ("__call__", "__getattr__")}
 
 
+def busy() -> bool:
+    """Is a module being exported, in any thread? Methods of ``torch.nn.Module`` are replaced meanwhile."""
+    return _lock.locked()
+
+
 def example(t: torch.Tensor) -> torch.Tensor:
     """A tensor of the same shape and dtype that export may wrap: no inference tensor, no subclass, no autograd."""
     with torch.inference_mode(False):

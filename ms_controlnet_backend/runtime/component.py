@@ -15,13 +15,14 @@ import torch
 
 from .. import passes
 from ..capture import capture
+from ..compat import watchers
 from ..compat.compile_cache import CompileCache
 from ..errors import Refused, refusal
 from ..hookspecs import Compiled, Options, Site
 from ..plugins import manager, registry
 from ..settings import OWNER, Settings
 from ..signature import Arguments
-from . import executable
+from . import executable, watched
 from .eager import Eager
 from .recent import Recent
 from .released import release, restore, traceable
@@ -116,7 +117,8 @@ class Stats(Crossings):
     """calls: answered by a graph. seconds: in them, compilation not counted. compiles, compile_seconds: captures and
     compilations, first run included. prologue_runs: how often what is constant over the steps was computed. skipped:
     calls not run because their output is zero. evicted: graphs dropped, too many being kept. fallbacks: calls answered
-    by torch. to_device, to_host and their bytes: tensors that crossed, weights not counted. bytes_released: torch's
+    by torch. watched: those that torch answered because somebody watched (a hook on all modules, a dispatch mode, a
+    transform; see :mod:`.watched`), which are no fallbacks. to_device, to_host and their bytes: tensors that crossed, weights not counted. bytes_released: torch's
     memory of weights given up (``release_host_weights``)."""
 
     calls: int = 0
@@ -127,6 +129,7 @@ class Stats(Crossings):
     skipped: int = 0
     evicted: int = 0
     fallbacks: int = 0
+    watched: int = 0
     bytes_released: int = 0
 
     def __add__(self, other: Stats) -> Stats:
@@ -168,9 +171,13 @@ class Component:
     def __call__(self, original: Callable, args: tuple, kwargs: dict):
         if getattr(_local, "tracing", False):  # this thread captures this component, or one that contains it
             return original(*args, **kwargs)
+        if (watcher := watchers.watcher()) is not None:
+            return watched.on_torch(self, watcher, original, args, kwargs)
         try:
-            with self._busy, self._around(self._module(), args, kwargs) as (remaining, named):
+            with watchers.profiled(self.label), self._busy, self._around(self._module(), args, kwargs) as (remaining, named):
                 return self._answer(original, remaining, named)
+        except watched.Watched as watcher:
+            return watched.on_torch(self, str(watcher), original, args, kwargs)
         except Exception as error:  # noqa: BLE001 - a defect of ours must not end a script that runs on torch
             if self._engine.options.strict:
                 raise
@@ -181,9 +188,9 @@ class Component:
     def _answer(self, original, args, kwargs):
         """The output by a graph, compiled now if need be; raises Refused."""
         structure, tensors = self._split(original, args, kwargs)
-        other = next((type(t).__name__ for t in tensors if type(t) not in _PLAIN), None)
-        if other is not None:  # FakeTensor, DTensor, functorch wrappers: torch is tracing or transforming
-            raise Refused(f"an input is a {other}")
+        other = next((t for t in tensors if type(t) not in _PLAIN or t.is_meta), None)
+        if other is not None:
+            raise watched.foreign(other)
         if self._wants_gradients(tensors):
             raise Refused("gradients are enabled and wanted (run under torch.no_grad() for inference)")
         graph = self._graph(structure.key)
