@@ -1,8 +1,9 @@
 """Who watches torch's modules and operators: torch's own switches (2.6 … 2.13), read before every call of a component.
 
-A compiled graph calls neither, so whoever watches would see nothing, and whoever transforms what is computed (functorch,
-a tracer) would transform nothing. What watches only what autograd records (backward hooks, saved-tensor hooks, anomaly
-mode) is none of these: where gradients are wanted, torch computes anyway, and elsewhere it sees nothing on torch either.
+A compiled graph calls neither, so whoever watches would see nothing, and whoever transforms what is computed
+(functorch, a tracer) would transform nothing. What watches only what autograd records (backward hooks, saved-tensor
+hooks, anomaly mode) is none of these: where gradients are wanted, torch computes anyway, and elsewhere it sees nothing
+on torch either.
 """
 
 from __future__ import annotations

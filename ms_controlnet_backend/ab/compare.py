@@ -195,9 +195,8 @@ class _Comparison:
                     f"{fallbacks:g} of {len(run.events)} component calls fell back to torch on {run.backend}"
                 )
             if watched := run.counters.get("watched", 0):
-                result.notes.append(
-                    f"{watched:g} of {len(run.events)} component calls were watched and computed by torch on {run.backend}"
-                )
+                calls = f"{watched:g} of {len(run.events)} component calls on {run.backend}"
+                result.notes.append(f"{calls} were watched by a hook or mode, and so computed by torch")
 
     def _steady(self, side: int, run: Run) -> None:
         """Does a later run, on compiled graphs, draw what the first drew?"""

@@ -117,9 +117,9 @@ class Stats(Crossings):
     """calls: answered by a graph. seconds: in them, compilation not counted. compiles, compile_seconds: captures and
     compilations, first run included. prologue_runs: how often what is constant over the steps was computed. skipped:
     calls not run because their output is zero. evicted: graphs dropped, too many being kept. fallbacks: calls answered
-    by torch. watched: those that torch answered because somebody watched (a hook on all modules, a dispatch mode, a
-    transform; see :mod:`.watched`), which are no fallbacks. to_device, to_host and their bytes: tensors that crossed, weights not counted. bytes_released: torch's
-    memory of weights given up (``release_host_weights``)."""
+    by torch. watched: those that torch answered because somebody watched (:mod:`.watched`), which are no fallbacks.
+    to_device, to_host and their bytes: tensors that crossed, weights not counted. bytes_released: torch's memory of
+    weights given up (``release_host_weights``)."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -174,7 +174,7 @@ class Component:
         if (watcher := watchers.watcher()) is not None:
             return watched.on_torch(self, watcher, original, args, kwargs)
         try:
-            with watchers.profiled(self.label), self._busy, self._around(self._module(), args, kwargs) as (remaining, named):
+            with self._busy, self._around(self._module(), args, kwargs) as (remaining, named):
                 return self._answer(original, remaining, named)
         except watched.Watched as watcher:
             return watched.on_torch(self, str(watcher), original, args, kwargs)
@@ -221,7 +221,8 @@ class Component:
     def _run(self, graph, tensors):
         before = graph.prologue.runs if graph.prologue else 0
         try:
-            return graph(tensors, self.stats)
+            with watchers.profiled(self.label):
+                return graph(tensors, self.stats)
         finally:
             self.stats.prologue_runs += graph.prologue.runs - before if graph.prologue else 0
 
