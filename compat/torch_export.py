@@ -23,6 +23,11 @@ def version_of(t: torch.Tensor) -> int:
     return -1 if t.is_inference() else t._version
 
 
+def busy() -> bool:
+    """Is a module being exported, in any thread? Methods of ``torch.nn.Module`` are replaced meanwhile."""
+    return _lock.locked()
+
+
 def example(t: torch.Tensor) -> torch.Tensor:
     """A tensor of the same shape and dtype that export may wrap: no inference tensor, no subclass, no autograd."""
     with torch.inference_mode(False):

@@ -184,7 +184,7 @@ def _restore(modules) -> None:
 
 
 def stats() -> dict:
-    """Component label → :class:`~ms_controlnet_backend.runtime.component.Stats`, of all engines in use."""
+    """Component label → :class:`~ms_controlnet_backend.runtime.stats.Stats`, of all engines in use."""
     total: dict = {}
     for engine in list(_engines.values()):
         for label, numbers in getattr(engine, "stats", dict)().items():

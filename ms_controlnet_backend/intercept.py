@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .compat import accelerate_hooks
+from .compat import accelerate_hooks, watchers
 
 logger = logging.getLogger(__name__)
 _ORIGINAL = "__ms_controlnet_original__"
@@ -115,6 +115,8 @@ class Interceptor:
 
         @functools.wraps(original)
         def dispatcher(self, *args, **kwargs):
+            if watchers.is_dynamo_compiling():  # constant where dynamo traces: it sees upstream's forward alone
+                return original(self, *args, **kwargs)
             # a subclass that calls super().forward() must not be caught a second time
             entry = handlers.get(self) if type(self) is cls else None
             if entry is None:

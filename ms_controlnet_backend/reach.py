@@ -60,10 +60,10 @@ class Reach:
 
     names: read by the functions met. foreign_names: those that foreign functions read. foreign: these functions.
     namespaces: (owner, mapping, {name: value}): what names resolved to in modules, in classes and, where foreign code
-    asks a library's object, there. mutable: every dictionary (of objects, of functions, or plain), list, set, deque, cell and
-    array that was met. containers: those of foreign code. classes: foreign ones. tensors: that foreign code reaches.
-    modules: reached by foreign code, outside the tree. caches: memoised functions. unfollowed: why something cannot be
-    followed. untraceable: why nothing but an ordinary tensor can go through it.
+    asks a library's object, there. mutable: every dictionary (of objects, of functions, or plain), list, set, deque,
+    cell and array that was met. containers: those of foreign code. classes: foreign ones. tensors: that foreign code
+    reaches. modules: reached by foreign code, outside the tree. caches: memoised functions. unfollowed: why something
+    cannot be followed. untraceable: why nothing but an ordinary tensor can go through it.
     """
 
     def __init__(self, modules: Iterable[torch.nn.Module], forwards: Iterable = (), tree: Iterable = ()):

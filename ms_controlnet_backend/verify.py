@@ -18,7 +18,8 @@ from .compat import versions
 from .hookspecs import Options
 from .lowering.trial import in_float32, trial
 from .plugins import registry
-from .runtime.component import MindSporeEngine, Stats
+from .runtime.component import MindSporeEngine
+from .runtime.stats import Stats
 
 FORMAT = 1
 """Of the report."""
@@ -127,7 +128,7 @@ def _components(engine: MindSporeEngine, pipe, call: dict) -> Iterator[Finding]:
         found = [d for d in shadow.differences if d.place.component == label]
         worst = max(found, key=lambda d: d.distance.relative_rms if d.distance.finite else float("inf"))
         done = stats.get(label, Stats())
-        left = done.calls == 0 or done.fallbacks > 0
+        left = done.calls == 0 or done.fallbacks + done.watched > 0
         yield Finding(
             label, worst.dtype, not left and not any(beyond(d, "component") for d in found),
             worst.distance.relative_rms, tolerance(worst.dtype).component,

@@ -194,6 +194,9 @@ class _Comparison:
                 result.notes.append(
                     f"{fallbacks:g} of {len(run.events)} component calls fell back to torch on {run.backend}"
                 )
+            if watched := run.counters.get("watched", 0):
+                calls = f"{watched:g} of {len(run.events)} component calls on {run.backend}"
+                result.notes.append(f"{calls} were watched by a hook or mode, and so computed by torch")
 
     def _steady(self, side: int, run: Run) -> None:
         """Does a later run, on compiled graphs, draw what the first drew?"""
@@ -240,7 +243,8 @@ class _Comparison:
             result.missing.append(f"{len(reference.pictures)} pictures against {len(other.pictures)}")
         if self._settings.engines[0] is self._settings.engines[1]:
             return  # a backend against itself: is it repeatable?
-        on_torch = [run.upstream + run.counters.get("fallbacks", 0) >= len(run.events) for run in self.first]
+        left = [run.counters.get("fallbacks", 0) + run.counters.get("watched", 0) for run in self.first]
+        on_torch = [run.upstream + n >= len(run.events) for run, n in zip(self.first, left)]
         if all(on_torch):
             sides = " and ".join(result.sides)
             result.vacuous = f"every component ran as upstream's own code on {sides}: no backend was compared"

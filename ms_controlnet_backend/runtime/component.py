@@ -9,12 +9,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 
 import torch
 
 from .. import passes
 from ..capture import capture
+from ..compat import watchers
 from ..compat.compile_cache import CompileCache
 from ..errors import NotLowered, NotNow, Refused, refusal
 from ..foreign import unsteady
@@ -22,7 +23,7 @@ from ..hookspecs import Compiled, Options, Site
 from ..plugins import manager, registry
 from ..settings import OWNER, Settings
 from ..signature import Arguments
-from . import executable
+from . import executable, watched
 from .eager import Eager
 from .parts import Parts, ordinary
 from .recent import Recent
@@ -30,8 +31,9 @@ from .released import release, restore, traceable
 from .resident import ResidentTensor
 from .snapshot import Snapshot
 from .source_cache import SourceCache
+from .stats import Stats, measure
 from .target import Target
-from .transfers import Crossings, Transfers
+from .transfers import Transfers
 from .weights import WeightStore
 
 logger = logging.getLogger(__name__)
@@ -93,6 +95,11 @@ class MindSporeEngine:
         except Exception as error:  # noqa: BLE001 - anything may go wrong in a foreign plugin
             self.warn_once(f"a plugin's component_compiled failed: {refusal(error)}")
 
+    def _measure(self) -> None:
+        with self._lock:
+            components = dict(self._components)
+        measure(components)
+
     def tell_parts(self, component, reason: Refused) -> None:
         """Say once how much of a component is compiled, and why the rest is not."""
         self._measure()
@@ -101,9 +108,9 @@ class MindSporeEngine:
             self.warn_once(f"{component.label} stays on torch: {reason}")
             return
         rest = "".join(f"; {label}: {why}" for label, why in list(stats.left.items())[:3])
+        share = f"{stats.share:.1%} of its parameters compiled"
         self.warn_once(
-            f"{component.label} runs in {stats.parts} parts, {stats.share:.1%} of its parameters compiled: {reason}{rest}. "
-            "ms_controlnet_backend.stats() tells more"
+            f"{component.label} runs in {stats.parts} parts, {share}: {reason}{rest}. stats() tells more"
         )
 
     def warn_once(self, message: str) -> None:
@@ -133,82 +140,6 @@ class MindSporeEngine:
         """Label → what this engine did for the components of that label, those that are gone included."""
         self._measure()
         return {label: stats + Stats() for label, stats in list(self._stats.items())}
-
-
-    def _measure(self) -> None:
-        """Count the parameters of the components alive, and those in graphs."""
-        with self._lock:
-            whole = [(m, c) for m, c in self._components.items() if c.is_whole]
-        for _, component in whole:
-            component.stats.parameters = component.stats.compiled_parameters = component.stats.parts = 0
-        for module, component in whole:
-            component.stats.parameters += count(module)
-            component.stats.compiled_parameters += self._compiled(module)
-            component.stats.parts += self._parts(module)
-
-    def _compiled(self, module) -> int:
-        component = self._components.get(module)
-        if component is None:
-            return 0
-        if component.parts.active:
-            return sum(map(self._compiled, component.parts.modules()))
-        return count(module) if component.compiled else 0
-
-    def _parts(self, module) -> int:
-        """Compiled ones."""
-        component = self._components.get(module)
-        if component is None or not component.parts.active:
-            return 0
-        return sum(self._parts(m) or bool(self._compiled(m)) for m in component.parts.modules())
-
-
-def count(module: torch.nn.Module) -> int:
-    """Numbers in its parameters."""
-    return sum(p.numel() for p in module.parameters())
-
-
-@dataclass
-class Stats(Crossings):
-    """calls: answered by a graph, or by graphs of parts. seconds: in them, compilation not counted. compiles, compile_seconds: captures and
-    compilations, first run included. prologue_runs: how often what is constant over the steps was computed. skipped:
-    calls not run because their output is zero. evicted: graphs dropped, too many being kept. fallbacks: calls answered
-    by torch. to_device, to_host and their bytes: tensors that crossed, weights not counted. bytes_released: torch's
-    memory of weights given up (``release_host_weights``).
-
-    Of a component that is not taken whole: parts: its graphs. part_calls: answered by them. python_seconds: between
-    them. left: module → why it is in none. parameters, compiled_parameters: numbers in its weights, and of these in
-    graphs; also of one that is."""
-
-    calls: int = 0
-    seconds: float = 0.0
-    compiles: int = 0
-    compile_seconds: float = 0.0
-    prologue_runs: int = 0
-    skipped: int = 0
-    evicted: int = 0
-    fallbacks: int = 0
-    bytes_released: int = 0
-    parts: int = 0
-    part_calls: int = 0
-    python_seconds: float = 0.0
-    parameters: int = 0
-    compiled_parameters: int = 0
-    left: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def share(self) -> float:
-        """Of the parameters that is compiled."""
-        return self.compiled_parameters / max(1, self.parameters)
-
-    @property
-    def share_of_seconds(self) -> float:
-        """Of the time in the component, compilation not counted, that graphs took."""
-        return self.seconds / (self.seconds + self.python_seconds) if self.seconds else 0.0
-
-    def __add__(self, other: Stats) -> Stats:
-        names = [f.name for f in fields(self) if f.name != "left"]
-        total = {name: getattr(self, name) + getattr(other, name) for name in names}
-        return Stats(**total, left=self.left | other.left)
 
 
 class Component:
@@ -256,6 +187,8 @@ class Component:
     def __call__(self, original: Callable, args: tuple, kwargs: dict):
         if getattr(_local, "tracing", False):  # this thread captures this component, or one that contains it
             return original(*args, **kwargs)
+        if (watcher := watchers.watcher()) is not None:
+            return watched.on_torch(self, watcher, original, args, kwargs)
         module = self._module()
         if self.parts.barred(module) and not self._engine.options.strict:
             return self._in_parts(original, args, kwargs)
@@ -264,6 +197,8 @@ class Component:
                 output = self._answer(original, remaining, named)
             self.parts.active = False
             return output
+        except watched.Watched as watcher:
+            return watched.on_torch(self, str(watcher), original, args, kwargs)
         except Exception as error:  # noqa: BLE001 - a defect of ours must not end a script that runs on torch
             if self._engine.options.strict:
                 raise
@@ -287,9 +222,9 @@ class Component:
     def _answer(self, original, args, kwargs):
         """The output by a graph, compiled now if need be; raises Refused."""
         structure, tensors = self._split(original, args, kwargs)
-        other = next((type(t).__name__ for t in tensors if type(t) not in _PLAIN), None)
-        if other is not None:  # FakeTensor, DTensor, functorch wrappers: torch is tracing or transforming
-            raise NotNow(f"an input is a {other}")
+        other = next((t for t in tensors if type(t) not in _PLAIN or t.is_meta), None)
+        if other is not None:
+            raise watched.foreign(other)
         if self._wants_gradients(tensors):
             raise NotNow("gradients are enabled and wanted (run under torch.no_grad() for inference)")
         graph = self._graph(structure.key)
@@ -325,7 +260,8 @@ class Component:
     def _run(self, graph, tensors):
         before = graph.prologue.runs if graph.prologue else 0
         try:
-            return graph(tensors, self.stats)
+            with watchers.profiled(self.label):
+                return graph(tensors, self.stats)
         finally:
             self.stats.prologue_runs += graph.prologue.runs - before if graph.prologue else 0
 

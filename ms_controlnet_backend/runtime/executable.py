@@ -13,7 +13,7 @@ import torch
 
 from .. import codegen, passes
 from ..capture import Captured
-from ..compat import mindspore_runtime
+from ..compat import mindspore_runtime, watchers
 from ..compat.compile_cache import CompileCache
 from ..errors import Refused
 from ..hookspecs import Compiled
@@ -111,8 +111,10 @@ class Executable:
         return host.clone() if i in self.apart else host
 
     def _resident(self, i: int, value, shape, dtype, count):
+        inference = torch.is_inference_mode_enabled()  # what comes down is of the same kind as what stands for it
+
         def fetch():
-            with mindspore_runtime.LOCK:
+            with mindspore_runtime.LOCK, watchers.unseen(inference):
                 return self._to_host(i, value, dtype, count)
 
         return ResidentTensor(Held(value, fetch, functools.partial(self.run, count=count)), shape, dtype)
@@ -120,8 +122,13 @@ class Executable:
     def _resident_zeros(self, shape, dtype):
         with mindspore_runtime.LOCK:
             value = self.transfers.zeros(shape, dtype)
-        run = functools.partial(self.run, count=Crossings())
-        return ResidentTensor(Held(value, lambda: torch.zeros(shape, dtype=dtype), run), shape, dtype)
+        run, inference = functools.partial(self.run, count=Crossings()), torch.is_inference_mode_enabled()
+
+        def fetch():
+            with watchers.unseen(inference):
+                return torch.zeros(shape, dtype=dtype)
+
+        return ResidentTensor(Held(value, fetch, run), shape, dtype)
 
 
 def build(

@@ -7,14 +7,24 @@ from collections.abc import Sequence
 
 import torch
 
-from ..compat.torch_export import version_of
-
 SMALL = 2**13
 """Elements of a tensor up to which it is looked at together with others."""
 
 
+def checksum(t: torch.Tensor) -> int:
+    """The sum of a tensor's bits, read as 64-bit numbers where that is possible: a fifth of a conversion's time."""
+    flat = t.detach().contiguous().view(-1)
+    per_word = 8 // flat.element_size()
+    aligned = flat.data_ptr() % 8 == 0 and flat.storage_offset() % per_word == 0
+    words = flat.numel() // per_word * per_word if aligned else 0
+    total = flat[:words].view(torch.int64).sum().item() if words else 0
+    return total + flat[words:].view(torch.uint8).sum().item()
+
+
 def _place(t: torch.Tensor) -> tuple:
-    return t.data_ptr(), t.shape, t.stride(), t.dtype, version_of(t)
+    """Of an inference tensor with every bit of its contents: a sum of numbers loses the smallest changes."""
+    version = checksum(t) if t.is_inference() else t._version
+    return t.data_ptr(), t.shape, t.stride(), t.dtype, version
 
 
 def identity(t: torch.Tensor) -> tuple:

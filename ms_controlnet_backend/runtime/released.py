@@ -13,8 +13,11 @@ import sys
 
 import torch
 
+from ..compat import watchers
 from .resident import Held, ResidentTensor, plain
 from .weights import Weight, WeightStore
+
+_ORDINARY = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
 class _HeldWeight(Held):
@@ -90,14 +93,15 @@ def restore(module: torch.nn.Module) -> None:
 @contextlib.contextmanager
 def traceable(module: torch.nn.Module):
     """Ordinary parameters lie in the places of the released ones inside the block, as export wants them; their memory
-    is never touched, so it takes none. Yields id of a stand-in → the released weight."""
+    is never touched, so it takes none. In the places of inference tensors lie others on the same memory. Yields id of a
+    stand-in → the weight."""
     stand_ins: dict[int, torch.Tensor] = {}
     put = []
     made: dict[int, torch.Tensor] = {}
     for table in _tables(module):
         for name, t in table.items():
-            if isinstance(t, ReleasedWeight):
-                empty = made.setdefault(id(t), _like(torch.empty(t.shape, dtype=t.dtype), t))
+            if isinstance(t, ReleasedWeight) or type(t) in _ORDINARY and t.is_inference():
+                empty = made.setdefault(id(t), _stand_in(t))
                 stand_ins[id(empty)] = t
                 put.append((table, name, empty, t))
     try:
@@ -108,6 +112,14 @@ def traceable(module: torch.nn.Module):
         for table, name, empty, t in put:
             if table.get(name) is empty:
                 table[name] = t
+
+
+def _stand_in(t: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode(False):
+        if isinstance(t, ReleasedWeight):
+            return _like(torch.empty(t.shape, dtype=t.dtype), t)
+        same = torch.empty(0, dtype=t.dtype, device=t.device)
+        return _like(same.set_(t.untyped_storage(), t.storage_offset(), t.shape, t.stride()), t)
 
 
 def _tables(module):
@@ -122,18 +134,20 @@ def _alone(t: torch.Tensor) -> bool:
 
 
 def _placeholder(t: torch.Tensor, weight: Weight) -> torch.Tensor:
-    shape, dtype = t.shape, t.dtype
+    shape, dtype, inference = t.shape, t.dtype, t.is_inference()
 
     def fetch():
-        return weight.read().reshape(shape).to(dtype)
+        with watchers.unseen(inference):
+            return weight.read().reshape(shape).to(dtype)
 
-    held = _HeldWeight(weight, fetch, None)
-    return _like(ReleasedWeight(held, shape, dtype), t)
+    with torch.inference_mode(inference):
+        return _like(ReleasedWeight(_HeldWeight(weight, fetch, None), shape, dtype), t)
 
 
 def _ordinary(t: ReleasedWeight) -> torch.Tensor:
     data = t.held.host if t.held.host is not None else t.held.fetch()
-    return _like(data, t)
+    with torch.inference_mode(t.is_inference()):
+        return _like(data, t)
 
 
 def _like(data: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 On CPU a float32 weight is not copied: the Parameter lies on torch's memory and sees in-place changes. A weight in
 another dtype or layout, or on a device with memory of its own, is converted once and converted again when the original
-changed: when its version did, when a sample of its elements did (writes through ``.data`` leave no version), and once
-a run whatever they say. The original may be released (:mod:`.released`): then the Weight has the only copy.
+changed: when its version did, when a sample of its elements did (writes through ``.data`` leave no version, and
+inference tensors have none), and once a run whatever they say. The original may be released (:mod:`.released`): then
+the Weight has the only copy.
 """
 
 from __future__ import annotations
@@ -18,22 +19,12 @@ import torch
 
 from ..compat import mindspore_runtime
 from ..lowering.program import Program
-from .identity import version_of
+from .identity import checksum, version_of
 from .resident import ResidentTensor, on_host, plain
 from .target import Target
 
 SAMPLE = 32
 """Elements of a converted weight that are looked at before every call."""
-
-
-def checksum(t: torch.Tensor) -> int:
-    """The sum of a tensor's bits, read as 64-bit numbers where that is possible: a fifth of a conversion's time."""
-    flat = t.detach().contiguous().view(-1)
-    per_word = 8 // flat.element_size()
-    aligned = flat.data_ptr() % 8 == 0 and flat.storage_offset() % per_word == 0
-    words = flat.numel() // per_word * per_word if aligned else 0
-    total = flat[:words].view(torch.int64).sum().item() if words else 0
-    return total + flat[words:].view(torch.uint8).sum().item()
 
 
 def step_of_sample(t: torch.Tensor) -> int:
@@ -176,6 +167,7 @@ class WeightStore:
         weight.source = weakref.ref(t, lambda _: self._weights.pop(key, None))
         self._weights[key] = weight
 
+    @torch.inference_mode(False)  # memory that is written to in every mode
     def _make(self, t: torch.Tensor, name: str, shape: tuple[int, ...], prepare: Callable | None = None) -> Weight:
         dtype, target = self._target.host_dtype(t.dtype), self._target
 
