@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .identity import version_of
+from ..compat.torch_export import version_of
 from .resident import on_host
 from .weights import Weight, step_of_sample
 

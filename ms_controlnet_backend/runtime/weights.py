@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from ..compat import mindspore_runtime
+from ..compat.torch_export import version_of
 from ..lowering.program import Program
-from .identity import checksum, version_of
+from .identity import checksum
 from .resident import ResidentTensor, on_host, plain
 from .target import Target
 
