@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import threading
 import warnings
 
@@ -40,7 +41,7 @@ def export(module: torch.nn.Module, examples: tuple):
     Non-strict export leaves ``linear``, ``conv2d``, ``scaled_dot_product_attention`` … whole, and in-place operators as
     they are; only a graph that has such is decomposed (it doubles the time).
     """
-    with _lock, warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+    with _lock, warnings.catch_warnings(), _quiet(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")
         before = torch.get_rng_state()
         exported = torch.export.export(module, examples, strict=False)
@@ -54,6 +55,26 @@ def export(module: torch.nn.Module, examples: tuple):
                 raise Refused("forward draws random numbers that nothing uses")
             exported = exported.run_decompositions({})
     return exported
+
+
+class Failed(Exception):  # noqa: N818 - its cause is the error
+    """To be raised, from it, in place of an error of what is traced: export prints the graph it hangs on an error."""
+
+    def __setattr__(self, name: str, value) -> None:
+        if name != "partial_fx_graph":
+            super().__setattr__(name, value)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """A module that cannot be exported is no news to the user: torch logs the whole graph as a warning."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    silent = lambda record: False  # noqa: E731
+    logger.addFilter(silent)
+    try:
+        yield
+    finally:
+        logger.removeFilter(silent)
 
 
 def generators(exported) -> dict[str, torch.Generator]:

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from .compat import torch_export
 from .errors import NotNow, Refused, first_line
 from .foreign import Impure, effects, hooked, unfollowed
+from .intercept import is_own
 from .reach import Reach
 from .settings import OWNER, Settings
 from .signature import Structure
@@ -88,7 +89,8 @@ def capture(
     trace does not survive. Whatever happens, nothing of it is left in any object.
     """
     modules = list(component.modules())
-    reach = Reach(modules, [forward])
+    covered = component if is_own(component, forward) else None
+    reach = Reach(modules, covered=covered)
     if reach.untraceable:
         raise NotNow(reach.untraceable[0])
     # hooks inside the component may keep what they see (feature extractors do): never show them fake tensors
@@ -105,10 +107,12 @@ def capture(
         args, kwargs = structure.rebuild(tensors[:arguments])
         traced = settings.traced(tensors[arguments]) if len(settings) else contextlib.nullcontext()
         # export has put copies of containers into the module by now, and takes back what a forward assigns
-        inside = State(modules, Reach(modules, [forward]), tracing=True)
+        inside = State(modules, Reach(modules, covered=covered), tracing=True)
         try:
             with torch_export.only_this_thread(), traced:
                 out = forward(*args, **kwargs)
+        except Exception as error:
+            raise torch_export.Failed from error
         finally:
             changes.extend(inside.changes())
         leaves, recorded["spec"] = pytree.tree_flatten(out)
@@ -122,7 +126,7 @@ def capture(
     try:
         exported = torch_export.export(_Flat(component, call), tuple(torch_export.example(t) for t in tensors))
     except Exception as error:  # noqa: BLE001 - whatever upstream's code or torch.export raises
-        failure = error
+        failure = error.__cause__ if isinstance(error, torch_export.Failed) else error
     finally:
         changes += state.put_back()
     impure = effects(component, reach, changes)

@@ -28,6 +28,13 @@ def original_of(function):
     return function
 
 
+def is_own(instance, method, name: str = "forward") -> bool:
+    """Is a bound method that of the instance's class, and not one that was put on the instance?"""
+    if getattr(method, "__self__", None) is not instance:
+        return False
+    return original_of(getattr(method, "__func__", None)) is original_of(getattr(type(instance), name))
+
+
 @dataclass
 class _Patched:
     """original: what ``cls.forward`` was. own: did the class define it itself?"""

@@ -66,8 +66,9 @@ class Reach:
     cannot be followed. untraceable: why nothing but an ordinary tensor can go through it.
     """
 
-    def __init__(self, modules: Iterable[torch.nn.Module], forwards: Iterable = (), tree: Iterable = ()):
-        """tree: further modules that are not followed, whoever refers to them."""
+    def __init__(self, modules: Iterable[torch.nn.Module], tree: Iterable = (), covered: torch.nn.Module | None = None):
+        """tree: further modules that are not followed, whoever refers to them. covered: one of the modules, of which
+        the class's forward runs, whatever a script put on the instance."""
         self.names: set[str] = {"forward", "__call__"}
         self.foreign_names: set[str] = set()
         self.foreign: list[types.FunctionType] = []
@@ -83,12 +84,10 @@ class Reach:
         self._scopes: list[Scope] = []
         self._seen: dict = {}
         self._pending: list[tuple] = []
-        modules = list(modules)
+        modules, self._covered = list(modules), covered
         self._tree = {id(m) for m in (*modules, *tree)}
         for m in modules:
             self._module(m)
-        for forward in forwards:
-            self._pending.append((forward, False, frozenset()))
         while self._drain() or self._look_up():
             pass
 
@@ -244,7 +243,8 @@ class Reach:
         if not self._new(m, "module"):
             return
         self._class(type(m))
-        own = {k: v for k, v in vars(m).items() if k not in TABLES and v is not None}
+        without = (*TABLES, "forward") if m is self._covered else TABLES
+        own = {k: v for k, v in vars(m).items() if k not in without and v is not None}
         self._scopes.append(Scope(m, own, False))
 
     def _container(self, v, foreign: bool, names: frozenset) -> None:

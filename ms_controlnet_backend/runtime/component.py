@@ -20,6 +20,7 @@ from ..compat.compile_cache import CompileCache
 from ..errors import NotLowered, NotNow, Refused, refusal
 from ..foreign import unsteady
 from ..hookspecs import Compiled, Options, Site
+from ..intercept import is_own
 from ..plugins import manager, registry
 from ..settings import OWNER, Settings
 from ..signature import Arguments
@@ -169,7 +170,6 @@ class Component:
         self._snapshot: Snapshot | None = None
         self._settings = Settings()
         self._busy = threading.RLock()
-        self._foreign_changes = 0
         self.parts = Parts(site, engine)
         self.is_whole = site.component is None
         self.label: str | None = None
@@ -295,9 +295,9 @@ class Component:
 
     def _is_steady(self, changes) -> None:
         """Raises Impure where what foreign code reads, or names mean, changes all the time."""
-        self._foreign_changes += bool(changes)
-        if self._foreign_changes > UNSTEADY:
-            self._graphs.clear()
+        self.parts.unsteady += bool(changes)
+        if self.parts.unsteady > UNSTEADY:
+            self._graphs.clear(), self._refused.clear()
             self._snapshot = None
             raise unsteady(self._module(), changes)
 
@@ -324,7 +324,9 @@ class Component:
                 for known in self._graphs.values():
                     known.watch.forget()
                 self.stats.bytes_released += release(self._module(), self._engine.store)
-            self._snapshot = self._snapshot or Snapshot(self._module(), self._settings.slots)
+            self._snapshot = self._snapshot or Snapshot(
+                self._module(), self._settings.slots, is_own(self._module(), original)
+            )
         self._refused.pop(structure.key, None)
         self.stats.evicted += self._graphs.keep(structure.key, graph)
         self.stats.prologue_runs += graph.prologue.runs if graph.prologue else 0

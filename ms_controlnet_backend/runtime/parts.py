@@ -21,7 +21,7 @@ from ..compat import diffusers_pipelines
 from ..errors import Refused
 from ..foreign import Impure
 from ..hookspecs import Engine, Site
-from ..intercept import original_of
+from ..intercept import is_own, original_of
 from ..state import contents, same
 from .resident import give
 
@@ -64,10 +64,7 @@ def _part(site: Site, module, name: str) -> Site:
 
 def _is_reached(module) -> bool:
     """Is the class's forward what runs when the module is called?"""
-    own = vars(module).get("forward")
-    if own is None:
-        return True
-    return getattr(own, "__self__", None) is module and original_of(own.__func__) is original_of(type(module).forward)
+    return "forward" not in vars(module) or is_own(module, vars(module)["forward"])
 
 
 def _has_work(module) -> bool:
@@ -105,7 +102,8 @@ class Parts:
     """The parts of one component, once it could not be taken whole: attached, until taken off.
 
     site: the component's. It is tried whole again when its outline changes; where the whole was refused for one
-    signature only, with every other one.
+    signature only, with every other one. unsteady: how often foreign state changed between two calls. active: did the
+    last call run in parts?
     """
 
     def __init__(self, site: Site, engine: Engine):
@@ -114,7 +112,7 @@ class Parts:
         self._outline: Outline | None = None
         self._attached: list[weakref.ref] = []
         self._retries = RETRIES
-        self._told = 0
+        self.unsteady = 0
         self.active = False
 
     def barred(self, module) -> bool:
@@ -175,6 +173,7 @@ class Parts:
 
     def forget(self) -> None:
         self._impure = self._outline = None
+        self.unsteady = 0
         self.active = False
         self.take_off()
 
