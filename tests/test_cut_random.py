@@ -81,8 +81,8 @@ def in_the_order_of_memory(m, x):
     return y + F.dropout(turned.contiguous() * 2, 0.5, True)
 
 
-FUNCTIONS = [like, like_the_input, twins, literals_only, dropout, in_place, unused, late_before_early, attention, undeclared,
-             half, in_the_order_of_memory]  # fmt: skip
+FUNCTIONS = [like, like_the_input, twins, literals_only, dropout, in_place, unused, late_before_early, attention,
+             undeclared, half, in_the_order_of_memory]  # fmt: skip
 
 
 def module_of(function):
