@@ -81,8 +81,8 @@ def in_the_order_of_memory(m, x):
     return y + F.dropout(turned.contiguous() * 2, 0.5, True)
 
 
-FUNCTIONS = [like, like_the_input, twins, literals_only, dropout, in_place, unused, late_before_early, attention, undeclared, half,
-             in_the_order_of_memory]  # fmt: skip
+FUNCTIONS = [like, like_the_input, twins, literals_only, dropout, in_place, unused, late_before_early, attention,
+             undeclared, half, in_the_order_of_memory]  # fmt: skip
 
 
 def module_of(function):
@@ -120,7 +120,9 @@ def test_a_call_whose_output_is_zero_draws_all_the_same():
     assert (stats.compiles, stats.calls, stats.skipped) == (1, 4, 0)
 
 
-@pytest.mark.parametrize("function, conclusion", [("like", "no single operator is beyond"), ("own", "generator of its")])
+@pytest.mark.parametrize(
+    "function, conclusion", [("like", "no single operator is beyond"), ("own", "generator of its")]
+)
 def test_a_search_for_the_operator_that_differs(function, conclusion):
     """The reference and the captured graph draw the same numbers."""
     from ms_controlnet_backend.ab.bisect import bisect
