@@ -29,6 +29,13 @@ def busy() -> bool:
     return _lock.locked()
 
 
+def autocast() -> tuple | None:
+    """What torch casts by itself, which is traced: another graph."""
+    if not torch.is_autocast_enabled("cpu"):
+        return None
+    return "autocast", torch.get_autocast_dtype("cpu"), torch.is_autocast_cache_enabled()
+
+
 def example(t: torch.Tensor) -> torch.Tensor:
     """A tensor of the same shape and dtype that export may wrap: no inference tensor, no subclass, no autograd."""
     with torch.inference_mode(False):

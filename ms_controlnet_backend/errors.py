@@ -54,6 +54,12 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
 
+def without_frames(error: Exception) -> Exception:
+    """What is kept of an error must not keep the modules alive that it passed through."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
+
+
 def refusal(error: Exception) -> Refused:
     """The error itself, or a Refused that names it: what cannot be compiled, for whatever reason, stays on torch."""
     if isinstance(error, Refused):

@@ -111,3 +111,19 @@ def test_scheduler(make, name):
     before = ms_controlnet_backend.stats()["unet"].compiles
     parity.run(pipe, "mindspore", lambda: models.call_kwargs(num_inference_steps=7, guidance_scale=3.0))
     assert ms_controlnet_backend.stats()["unet"].compiles == before  # other timesteps and scales: nothing new
+
+
+def test_autocast(clean):
+    """What torch casts by itself is another graph; without it the first one answers again."""
+    import models
+    import parity
+
+    pipe, reference = models.pipeline(), models.pipeline()
+    clean.enable(pipe, strict=True)
+    x, text = torch.randn(1, 4, 32, 32), torch.randn(1, 77, 16)
+    for enabled in (False, True, False, True):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            got, expected = pipe.unet(x, 5, text).sample, reference.unet(x, 5, text).sample
+        assert got.dtype is expected.dtype is (torch.bfloat16 if enabled else torch.float32)
+        assert parity.relative_error(got, expected) < (0.05 if enabled else parity.COMPONENT)
+    assert clean.stats()["unet"].compiles == 2

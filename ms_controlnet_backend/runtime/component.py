@@ -15,9 +15,9 @@ import torch
 
 from .. import passes
 from ..capture import capture
-from ..compat import watchers
+from ..compat import torch_export, watchers
 from ..compat.compile_cache import CompileCache
-from ..errors import NotLowered, NotNow, Refused, refusal
+from ..errors import NotLowered, NotNow, Refused, refusal, without_frames
 from ..foreign import unsteady
 from ..hookspecs import Compiled, Options, Site
 from ..intercept import is_own
@@ -165,6 +165,7 @@ class Component:
         self._module = weakref.ref(site.module)  # the engine's table is keyed by it: no strong reference here
         self._engine = engine
         self._arguments: Arguments | None = None
+        self._function: Callable | None = None
         self._graphs = Recent(max(1, engine.options.max_graphs))  # signature → Executable
         self._refused: dict[tuple, tuple[Refused, tuple]] = {}  # and the settings it was refused with
         self._snapshot: Snapshot | None = None
@@ -202,7 +203,7 @@ class Component:
         except Exception as error:  # noqa: BLE001 - a defect of ours must not end a script that runs on torch
             if self._engine.options.strict:
                 raise
-            reason = refusal(error)
+            reason = without_frames(refusal(error))
             if not self.is_whole:
                 self.stats.left[self.label] = str(reason)
         if isinstance(reason, NotNow) or not self._engine.in_parts:
@@ -221,12 +222,15 @@ class Component:
 
     def _answer(self, original, args, kwargs):
         """The output by a graph, compiled now if need be; raises Refused."""
+        self._entered_by(getattr(original, "__func__", original))
         structure, tensors = self._split(original, args, kwargs)
         other = next((t for t in tensors if type(t) not in _PLAIN or t.is_meta), None)
         if other is not None:
             raise watched.foreign(other)
         if self._wants_gradients(tensors):
             raise NotNow("gradients are enabled and wanted (run under torch.no_grad() for inference)")
+        if (autocast := torch_export.autocast()) is not None:
+            structure = replace(structure, key=(*structure.key, autocast))
         graph = self._graph(structure.key)
         started = time.perf_counter()
         may_skip = graph is not None and self._is_zero and not graph.draws
@@ -251,6 +255,12 @@ class Component:
             self.stats.part_calls += 1
             self.stats.left.pop(self.label, None)
         return output
+
+    def _entered_by(self, function) -> None:
+        """Graphs are of the class's forward, or of the whole call where a script hid that: not of both."""
+        if function is not self._function:
+            self._function, self._arguments, self._snapshot = function, None, None
+            self._graphs.clear(), self._refused.clear()
 
     def _split(self, original, args, kwargs):
         if self._arguments is None:

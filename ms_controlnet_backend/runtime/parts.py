@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
+import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator
@@ -114,6 +115,7 @@ class Parts:
         self._retries = RETRIES
         self.unsteady = 0
         self.active = False
+        self._running: set[int] = set()  # threads
 
     def barred(self, module) -> bool:
         """Is the component known not to be a graph?"""
@@ -148,8 +150,16 @@ class Parts:
     def call(self, original, args: tuple, kwargs: dict, stats):
         """The component's own forward, as Python; its parts answer by their graphs."""
         self.active = True
-        if self._site.component is not None:  # its whole component counts
+        inside = threading.get_ident() in self._running  # a forward on the instance calls the class's
+        if inside or self._site.component is not None:  # its whole component counts
             return original(*args, **kwargs)
+        self._running.add(threading.get_ident())
+        try:
+            return self._counted(original, args, kwargs, stats)
+        finally:
+            self._running.discard(threading.get_ident())
+
+    def _counted(self, original, args, kwargs, stats):
         watched = self._changes()
         answered, compiled = stats.part_calls, stats.seconds + stats.compile_seconds
         started = time.perf_counter()
