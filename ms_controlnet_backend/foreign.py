@@ -86,7 +86,8 @@ def _is_resolved(change: Change, reach: Reach) -> bool:
 def _describe(change: Change) -> str:
     if change.container is None:
         return "the random numbers of Python or NumPy"
-    return ", ".join(map(str, change.keys)) or f"a {type(change.container).__name__}"
+    names = ", ".join(k for k in change.keys if isinstance(k, str))
+    return names or f"a {type(change.container).__name__}"
 
 
 def _apart(component):
