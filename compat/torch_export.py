@@ -12,6 +12,7 @@ import torch
 from torch.export.graph_signature import InputKind, OutputKind
 
 from ..errors import Refused
+from . import fake_strides
 
 _lock = threading.Lock()
 TABLES = ("_parameters", "_buffers", "_modules")
@@ -20,9 +21,9 @@ _METHODS = {name: getattr(torch.nn.Module, name) for name in ("__call__", "__get
 
 
 def example(t: torch.Tensor) -> torch.Tensor:
-    """A tensor of the same shape and dtype that export may wrap: no inference tensor, no subclass, no autograd."""
+    """A tensor of this shape, dtype and strides that export may wrap: no inference tensor, no subclass, no autograd."""
     with torch.inference_mode(False):
-        return torch.empty(t.shape, dtype=t.dtype)
+        return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype)
 
 
 def export(module: torch.nn.Module, examples: tuple):
@@ -33,7 +34,7 @@ def export(module: torch.nn.Module, examples: tuple):
     """
     with _lock, warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")
-        with _attributes_kept(module):
+        with _attributes_kept(module), fake_strides.as_on_the_cpu():
             exported = torch.export.export(module, examples, strict=False)
         if any(_mutates(n) for n in exported.graph.nodes):
             exported = exported.run_decompositions({})

@@ -8,6 +8,7 @@ module itself stay outside the graph.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from .compat import diffusers_pipelines, torch_export
 from .errors import Refused, first_line
+from .layout import Layout
 from .settings import OWNER, Settings
 from .signature import Structure
 
@@ -36,7 +38,8 @@ class Captured:
     """A functional ATen graph.
 
     inputs: placeholder node → index of the tensor in the structure, in the graph's order. weights: placeholder node →
-    CapturedWeight. outputs: the nodes of the tensors returned. rebuild: those tensors → what forward returns.
+    CapturedWeight. outputs: the nodes of the tensors returned. rebuild: those tensors → what forward returns. layouts:
+    of those tensors, as forward itself returned them: passes may change what the nodes say.
     """
 
     name: str
@@ -46,10 +49,17 @@ class Captured:
     weights: dict
     outputs: list
     rebuild: Callable[[list], Any]
+    layouts: list[Layout]
 
     @property
     def graph(self):
         return self.graph_module.graph
+
+    def described(self) -> str:
+        """Equal for two captures of a module that compute the same; to be asked before passes change the graph."""
+        weights = [(w.name, w.tensor.tolist() if w.constant else id(w.tensor)) for w in self.weights.values()]
+        inputs = [(n.name, i) for n, i in self.inputs.items()]
+        return hashlib.sha256(repr((str(self.graph), weights, inputs)).encode()).hexdigest()
 
 
 class _Flat(torch.nn.Module):
@@ -74,8 +84,8 @@ def capture(
 ) -> Captured:
     """Trace ``forward`` of ``component``, called with the structure's arguments.
 
-    name: for the generated source. tensors: examples; only their shapes and dtypes count. settings: numbers in the
-    component that become one more input of the graph, a vector after the tensors.
+    name: for the generated source. tensors: examples; only their shapes, dtypes and strides count. settings: numbers
+    in the component that become one more input of the graph, a vector after the tensors.
     Raises Refused, with upstream's own error as its cause, where the module cannot be traced or is not functional.
     """
     # hooks inside the component may keep what they see (feature extractors do): never show them fake tensors
@@ -95,7 +105,9 @@ def capture(
             out = forward(*args, **kwargs)
         leaves, recorded["spec"] = pytree.tree_flatten(out)
         recorded["constants"] = [None if isinstance(x, torch.Tensor) else _Constant(x) for x in leaves]
-        return tuple(x for x in leaves if isinstance(x, torch.Tensor))
+        returned = tuple(x for x in leaves if isinstance(x, torch.Tensor))
+        recorded["layouts"] = [Layout.of(t)._replace(offset=0) for t in returned]  # in memory of its own
+        return returned
 
     try:
         exported = torch_export.export(_Flat(component, call), tuple(torch_export.example(t) for t in tensors))
@@ -112,6 +124,7 @@ def capture(
         weights={nodes[p]: _weight(component, path, tensor) for p, (path, tensor) in weights.items()},
         outputs=[nodes[o] for o in outputs],
         rebuild=_rebuilder(recorded["spec"], recorded["constants"]),
+        layouts=recorded["layouts"],
     )
 
 
@@ -127,7 +140,8 @@ def captured_node(name: str, node, inputs: dict, weights: dict, rebuild: Callabl
             output.meta["val"] = value
     graph.output(tuple(outputs))
     structure = Structure((), tuple(n.name for n in inputs), {}, ("",) * len(inputs))
-    return Captured(name, torch.fx.GraphModule({}, graph), structure, inputs, weights, outputs, rebuild)
+    layouts = [Layout.of(n.meta["val"]) for n in outputs]
+    return Captured(name, torch.fx.GraphModule({}, graph), structure, inputs, weights, outputs, rebuild, layouts)
 
 
 def _weight(component, path: str, exported: torch.Tensor) -> CapturedWeight:

@@ -89,7 +89,7 @@ def test_ranges_agree():
     assert project["project"]["version"] == ms_controlnet_backend.__version__
 
 
-LAYERS = ["compat", "capture passes signature settings", "lowering codegen", "runtime", "adapters backends",
+LAYERS = ["compat layout", "capture passes signature settings", "lowering codegen", "runtime", "adapters backends",
           "binding intercept", "cli coverage demo doctor export script verify ab"]  # fmt: skip
 FREE = {"errors", "hookspecs", "plugins"}  # the contract: everybody may import it
 LEVEL = {name: i for i, layer in enumerate(LAYERS) for name in layer.split()}

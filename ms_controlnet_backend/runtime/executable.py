@@ -17,6 +17,7 @@ from ..compat import mindspore_runtime
 from ..compat.compile_cache import CompileCache
 from ..errors import Refused
 from ..hookspecs import Compiled
+from ..layout import Layout, laid_out
 from ..lowering.lower import lower_for
 from ..lowering.prologue import split_for
 from ..plugins import Registry
@@ -36,21 +37,22 @@ class Executable:
     weights: kept alive for the graph. converted: the module's weights that do not lie on torch's own memory. They are
     compared whole when the prologue of a run is computed, and in every call of a graph that has none. watch: looks at a
     sample of them before every call.
-    order: which tensors of the call are inputs of the step. outputs: shape and dtype of the tensors returned.
+    order: which tensors of the call are inputs of the step. outputs: of the tensors returned.
     run: where they stay on the device, what runs an operator there; None where they go to the host at once.
-    baked: the values of the module's settings, where they could not be made an input.
+    baked: the values of the module's settings, where they could not be made an input. described: what it was made of.
     """
 
     cell: Any
     transfers: Transfers
     weights: list[Weight]
     order: list[int]
-    outputs: list[tuple[tuple[int, ...], torch.dtype]]
+    outputs: list[Layout]
     rebuild: Any
     event: Compiled
     prologue: Prologue | None = None
     run: Callable | None = None
     baked: tuple | None = None
+    described: str = ""
 
     def __post_init__(self):
         prologue_weights = self.prologue.weights if self.prologue else []
@@ -71,9 +73,10 @@ class Executable:
             fixed = self.prologue.results(tensors, to_device, self.convert) if self.prologue else ()
             values = self.cell(*(to_device(tensors[i]) for i in self.order), *fixed)
             if self.run is None:
-                out = [self.transfers.to_host(v, dtype, count) for v, (_, dtype) in zip(values, self.outputs)]
+                hosts = [self.transfers.to_host(v, o.dtype, count) for v, o in zip(values, self.outputs)]
+                out = [laid_out(t, o.strides) for t, o in zip(hosts, self.outputs)]
             else:
-                out = [self._resident(v, *spec, count) for v, spec in zip(values, self.outputs)]
+                out = [self._resident(v, layout, count) for v, layout in zip(values, self.outputs)]
         return self.rebuild(out)
 
     def convert(self) -> None:
@@ -84,21 +87,24 @@ class Executable:
     def zeros(self):
         """The output with every tensor zero."""
         if self.run is None:
-            return self.rebuild([torch.zeros(shape, dtype=dtype) for shape, dtype in self.outputs])
-        return self.rebuild([self._resident_zeros(shape, dtype) for shape, dtype in self.outputs])
+            zeros = [laid_out(torch.zeros(o.shape, dtype=o.dtype), o.strides) for o in self.outputs]
+            return self.rebuild(zeros)
+        return self.rebuild([self._resident_zeros(layout) for layout in self.outputs])
 
-    def _resident(self, value, shape, dtype, count):
+    def _resident(self, value, layout: Layout, count):
         def fetch():
             with mindspore_runtime.LOCK:
-                return self.transfers.to_host(value, dtype, count)
+                return self.transfers.to_host(value, layout.dtype, count)
 
-        return ResidentTensor(Held(value, fetch, functools.partial(self.run, count=count)), shape, dtype)
+        run = functools.partial(self.run, count=count)
+        return ResidentTensor(Held(value, fetch, run, strides=layout.strides), layout)
 
-    def _resident_zeros(self, shape, dtype):
+    def _resident_zeros(self, layout: Layout):
         with mindspore_runtime.LOCK:
-            value = self.transfers.zeros(shape, dtype)
+            value = self.transfers.zeros(layout.shape, layout.dtype)
         run = functools.partial(self.run, count=Crossings())
-        return ResidentTensor(Held(value, lambda: torch.zeros(shape, dtype=dtype), run), shape, dtype)
+        fetch = functools.partial(torch.zeros, layout.shape, dtype=layout.dtype)
+        return ResidentTensor(Held(value, fetch, run, strides=layout.strides), layout)
 
 
 def build(
@@ -156,8 +162,9 @@ def build(
                 operators=dict(operators),
                 source=str(path),
             )
-            outputs = [(tuple(n.meta["val"].shape), n.meta["val"].dtype) for n in captured.outputs]
-            executable = Executable(made, transfers, weights, order, outputs, captured.rebuild, event, prologue, run)
+            executable = Executable(
+                made, transfers, weights, order, captured.layouts, captured.rebuild, event, prologue, run
+            )
             output = executable(tensors, Crossings() if count is None else count)
     except Exception as error:
         raise Refused(f"MindSpore does not compile {path}: {_message(error)}") from error

@@ -13,6 +13,7 @@ import sys
 
 import torch
 
+from ..layout import Layout
 from .resident import Held, ResidentTensor, plain
 from .weights import Weight, WeightStore
 
@@ -127,8 +128,7 @@ def _placeholder(t: torch.Tensor, weight: Weight) -> torch.Tensor:
     def fetch():
         return weight.read().reshape(shape).to(dtype)
 
-    held = _HeldWeight(weight, fetch, None)
-    return _like(ReleasedWeight(held, shape, dtype), t)
+    return _like(ReleasedWeight(_HeldWeight(weight, fetch, None), Layout.of(t)), t)
 
 
 def _ordinary(t: ReleasedWeight) -> torch.Tensor:

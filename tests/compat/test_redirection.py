@@ -75,7 +75,8 @@ DEVICE_CALLS = {
                            "torch.nn.Linear(1, 1).to(device=D, dtype=torch.half).weight.dtype is torch.half",
                            "torch.nn.Linear(1, 1).to(D, torch.half).weight.dtype is torch.half",
                            "torch.nn.Linear(1, 1, device=D).to(x.half()).weight.dtype is torch.half",
-                           "torch.nn.Conv2d(2, 2, 3).to(memory_format=torch.channels_last).weight.is_contiguous()"],
+                           "torch.nn.Conv2d(2, 2, 3).to(D, memory_format=torch.channels_last).weight.is_contiguous("
+                           "memory_format=torch.channels_last)"],
     "torch.nn.Module.npu": ["torch.nn.Linear(1, 1).npu().weight.device.type == 'cpu'"],
     "torch.utils._device.DeviceContext.__init__": ["default_device(D)"],
     "torch.autocast.__init__": ["autocast(torch.autocast('cuda', torch.float16)) is torch.float32",
