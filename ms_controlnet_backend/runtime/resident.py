@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch.utils import _pytree as pytree
 
-from ..compat import torch_operators
+from ..compat import memory_exits, torch_operators
 from ..layout import Layout, is_dense, laid_out
 
 _aten = torch.ops.aten
@@ -137,6 +137,7 @@ class ResidentTensor(torch.Tensor):
             cls, layout.shape, strides=layout.strides, storage_offset=layout.offset, dtype=layout.dtype, device="cpu"
         )
         self.held = held
+        memory_exits.bar(self)
         return self
 
     @classmethod
