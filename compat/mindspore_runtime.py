@@ -164,6 +164,11 @@ def tensor(host):
     return ms.Tensor.from_numpy(host.numpy())
 
 
+def as_argument(p):
+    """A tensor over the memory of a Parameter: MindSpore compiles no two arguments of one name into a graph."""
+    return mindspore().Tensor(p)
+
+
 def assign(p, host) -> None:
     """The values of a torch tensor into the memory of a Parameter, wherever that is."""
     ms = mindspore()

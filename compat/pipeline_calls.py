@@ -126,18 +126,6 @@ def _attention_backend(function):
     return set_attention_backend
 
 
-def _module_to(function):
-    """Weights in another memory format would have to be copied for MindSpore, which shares torch's memory."""
-
-    @functools.wraps(function)
-    def to(self, *args, **kwargs):
-        if kwargs.pop("memory_format", None) is torch.channels_last:
-            accept("to(memory_format=torch.channels_last)", "the layout is chosen when the module is compiled")
-        return function(self, *args, **kwargs)
-
-    return to
-
-
 def _compile(function):
     """torch.compile's own switch: with ``disable`` it hands back what it was given."""
 
@@ -185,7 +173,6 @@ TABLE = (
     Replacement(_MODEL, "set_attention_backend", _attention_backend, "accepted where its package is missing"),
     *(Replacement(_PIPELINE, f"{verb}_vae_{what}", _of_the_vae(f"{verb}_{what}"), "done by the VAE", added=True)
       for verb in ("enable", "disable") for what in ("slicing", "tiling")),
-    Replacement("torch.nn.Module", "to", _module_to, "memory_format: accepted"),
     Replacement("torch.nn.Module", "compile", _module_compile, "accepted"),
     Replacement("torch", "compile", _compile, "accepted; hands back the module"),
 )  # fmt: skip

@@ -12,6 +12,7 @@ import torch
 from torch.export.graph_signature import InputKind, OutputKind
 
 from ..errors import Refused
+from . import fake_strides
 
 _lock = threading.Lock()
 TABLES = ("_parameters", "_buffers", "_modules")
@@ -37,9 +38,9 @@ def autocast() -> tuple | None:
 
 
 def example(t: torch.Tensor) -> torch.Tensor:
-    """A tensor of the same shape and dtype that export may wrap: no inference tensor, no subclass, no autograd."""
+    """A tensor of this shape, dtype and strides that export may wrap: no inference tensor, no subclass, no autograd."""
     with torch.inference_mode(False):
-        return torch.empty(t.shape, dtype=t.dtype)
+        return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype)
 
 
 def export(module: torch.nn.Module, examples: tuple):
@@ -50,13 +51,14 @@ def export(module: torch.nn.Module, examples: tuple):
     """
     with _lock, warnings.catch_warnings(), _quiet(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")
-        before = torch.get_rng_state()
-        exported = torch.export.export(module, examples, strict=False)
-        draws = [n for n in exported.graph.nodes if _draws(n)]
-        if draws and not torch.equal(torch.get_rng_state(), before):
-            raise Refused("forward sets torch's random seed")
-        if generators(exported):
-            _check(generators(exported), lambda: torch.export.export(module, examples, strict=False))
+        with fake_strides.as_on_the_cpu():
+            before = torch.get_rng_state()
+            exported = torch.export.export(module, examples, strict=False)
+            draws = [n for n in exported.graph.nodes if _draws(n)]
+            if draws and not torch.equal(torch.get_rng_state(), before):
+                raise Refused("forward sets torch's random seed")
+            if generators(exported):
+                _check(generators(exported), lambda: torch.export.export(module, examples, strict=False))
         if any(_mutates(n) for n in exported.graph.nodes):
             if not _read(exported.graph).issuperset(draws):  # decomposing drops them
                 raise Refused("forward draws random numbers that nothing uses")

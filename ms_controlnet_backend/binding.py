@@ -9,7 +9,7 @@ import threading
 import weakref
 
 from . import plugins, routes
-from .compat import cuda_redirection, diffusers_pipelines, mindspore_runtime
+from .compat import cuda_redirection, diffusers_pipelines, memory_exits, mindspore_runtime
 from .errors import refusal
 from .hookspecs import Engine, Options, Site
 
@@ -216,6 +216,7 @@ def _watch() -> None:
     cls = diffusers_pipelines.pipeline_class()
     if _state.original_setattr is not None:
         return
+    memory_exits.open_up()
     original = _state.original_setattr = cls.__setattr__
 
     @functools.wraps(original)
@@ -233,6 +234,7 @@ def _unwatch() -> None:
     if _state.original_setattr is not None:
         diffusers_pipelines.pipeline_class().__setattr__ = _state.original_setattr
         _state.original_setattr = None
+        memory_exits.close()
 
 
 def _bind(pipeline) -> None:

@@ -8,6 +8,7 @@ module itself stay outside the graph.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from .compat import torch_export
 from .errors import NotNow, Refused, first_line
 from .foreign import Impure, effects, hooked, unfollowed
 from .intercept import is_own
+from .layout import Layout
 from .reach import Reach
 from .settings import OWNER, Settings
 from .signature import Structure
@@ -42,8 +44,9 @@ class Captured:
     """A functional ATen graph.
 
     inputs: placeholder node → index of the tensor in the structure, in the graph's order. weights: placeholder node →
-    CapturedWeight. outputs: the nodes of the tensors returned. rebuild: those tensors → what forward returns. objects:
-    placeholder node → a constant that is no tensor (a generator of random numbers).
+    CapturedWeight. outputs: the nodes of the tensors returned. rebuild: those tensors → what forward returns. layouts:
+    of those tensors, as forward itself returned them: passes may change what the nodes say. objects: placeholder node →
+    a constant that is no tensor (a generator of random numbers).
     """
 
     name: str
@@ -53,11 +56,18 @@ class Captured:
     weights: dict
     outputs: list
     rebuild: Callable[[list], Any]
+    layouts: list[Layout]
     objects: dict = field(default_factory=dict)
 
     @property
     def graph(self):
         return self.graph_module.graph
+
+    def described(self) -> str:
+        """Equal for two captures of a module that compute the same; to be asked before passes change the graph."""
+        weights = [(w.name, w.tensor.tolist() if w.constant else id(w.tensor)) for w in self.weights.values()]
+        inputs = [(n.name, i) for n, i in self.inputs.items()]
+        return hashlib.sha256(repr((str(self.graph), weights, inputs)).encode()).hexdigest()
 
 
 class _Flat(torch.nn.Module):
@@ -82,8 +92,8 @@ def capture(
 ) -> Captured:
     """Trace ``forward`` of ``component``, called with the structure's arguments.
 
-    name: for the generated source. tensors: examples; only their shapes and dtypes count. settings: numbers in the
-    component that become one more input of the graph, a vector after the tensors.
+    name: for the generated source. tensors: examples; only their shapes, dtypes and strides count. settings: numbers
+    in the component that become one more input of the graph, a vector after the tensors.
     Raises Refused, with upstream's own error as its cause, where the module cannot be traced or is not functional;
     Impure where it does something that a graph cannot do; NotNow while torch's functions are replaced in a way that a
     trace does not survive. Whatever happens, nothing of it is left in any object.
@@ -120,7 +130,9 @@ def capture(
         if odd is not None:
             raise Refused(f"it returns a {type(odd).__name__}, which may hold tensors")
         recorded["constants"] = [None if isinstance(x, torch.Tensor) else _Constant(x) for x in leaves]
-        return tuple(x for x in leaves if isinstance(x, torch.Tensor))
+        returned = tuple(x for x in leaves if isinstance(x, torch.Tensor))
+        recorded["layouts"] = [Layout.of(t)._replace(offset=0) for t in returned]  # in memory of its own
+        return returned
 
     state, failure, changes = State([*modules, *reach.modules], reach), None, []
     try:
@@ -149,6 +161,7 @@ def capture(
         outputs=[nodes[o] for o in outputs],
         rebuild=_rebuilder(recorded["spec"], recorded["constants"]),
         objects={nodes[p]: o for p, o in torch_export.generators(exported).items()},
+        layouts=recorded["layouts"],
     )
 
 
@@ -164,7 +177,8 @@ def captured_node(name: str, node, inputs: dict, weights: dict, rebuild: Callabl
             output.meta["val"] = value
     graph.output(tuple(outputs))
     structure = Structure((), tuple(n.name for n in inputs), {}, ("",) * len(inputs))
-    return Captured(name, torch.fx.GraphModule({}, graph), structure, inputs, weights, outputs, rebuild)
+    layouts = [Layout.of(n.meta["val"]) for n in outputs]
+    return Captured(name, torch.fx.GraphModule({}, graph), structure, inputs, weights, outputs, rebuild, layouts)
 
 
 def _weight(component, path: str, exported: torch.Tensor, held: dict) -> CapturedWeight:

@@ -1,7 +1,8 @@
 """A call's arguments → the tensors in them, and a hashable key of everything else.
 
-Two calls with equal keys run the same compiled graph, so every argument takes part: a tensor by shape and dtype,
-anything else by value. An argument that can be neither is refused, never dropped.
+Two calls with equal keys run the same compiled graph, so every argument takes part: a tensor by shape, dtype and
+strides (on which those of the results depend), anything else by value. An argument that can be neither is refused,
+never dropped.
 """
 
 from __future__ import annotations
@@ -75,6 +76,13 @@ class Arguments:
         return Structure(key, tuple(names), template, tuple(owners)), tensors
 
 
+def without_strides(key):
+    """Equal for the keys of two calls whose tensors differ in how they lie in memory alone."""
+    if not isinstance(key, tuple):
+        return key
+    return key[:3] if key[:1] == ("tensor",) else tuple(map(without_strides, key))
+
+
 def _as_scalar(value):
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return torch.tensor(float(value), dtype=torch.float32)
@@ -90,7 +98,7 @@ def _flatten(path: str, value, names: list, tensors: list):
     if isinstance(value, torch.Tensor):
         names.append(path)
         tensors.append(value)
-        return ("tensor", value.dtype, tuple(value.shape)), _T
+        return ("tensor", value.dtype, tuple(value.shape), value.stride()), _T
     if isinstance(value, _PLAIN):
         return (type(value), repr(value) if isinstance(value, float) else value), value
     if type(value) in (list, tuple):

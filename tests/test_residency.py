@@ -200,7 +200,7 @@ def test_guess_mode_stays_on_the_device(clean, nets):
 
 
 def test_residuals_reach_a_denoiser_on_torch(clean):
-    """Where only the ControlNet is compiled, the UNet gets ordinary values."""
+    """Where only the ControlNet is compiled, the UNet's operators after its residuals are done on the device."""
     pipe = models.pipeline()
     expected = pipe(**models.call_kwargs(output_type="latent")).images
     clean.enable(pipe, strict=True)
@@ -209,7 +209,7 @@ def test_residuals_reach_a_denoiser_on_torch(clean):
     routes.detach(pipe.unet)
     got = pipe(**models.call_kwargs(output_type="latent")).images
     assert parity.relative_error(got, expected) < parity.LATENTS
-    assert ms_controlnet_backend.stats()["controlnet"].to_host > 4
+    assert ms_controlnet_backend.stats()["controlnet"].to_host == 0 and type(got) is ResidentTensor
 
 
 def test_zeros_of_a_skipped_controlnet_are_nobodys(clean):

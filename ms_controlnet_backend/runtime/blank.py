@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..hookspecs import Compiled, Options
+from ..layout import laid_out
 from .component import MindSporeEngine
 from .target import Target
 from .watch import Watch
@@ -15,6 +16,7 @@ class Blank:
 
     prologue = baked = None
     draws = False
+    described = property(lambda self: None, lambda self, value: None)  # each is looked at
     watch = Watch(())
 
     def __init__(self, captured):
@@ -22,8 +24,8 @@ class Blank:
         self._captured = captured
 
     def zeros(self):
-        values = [n.meta["val"] for n in self._captured.outputs]
-        return self._captured.rebuild([torch.zeros(v.shape, dtype=v.dtype) for v in values])
+        layouts = self._captured.layouts
+        return self._captured.rebuild([laid_out(torch.zeros(x.shape, dtype=x.dtype), x.strides) for x in layouts])
 
     def __call__(self, tensors, count):
         return self.zeros()

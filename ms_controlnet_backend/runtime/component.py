@@ -23,7 +23,7 @@ from ..hookspecs import Compiled, Options, Site
 from ..intercept import is_own
 from ..plugins import manager, registry
 from ..settings import OWNER, Settings
-from ..signature import Arguments
+from ..signature import Arguments, without_strides
 from . import executable, watched
 from .eager import Eager
 from .parts import Parts, ordinary
@@ -60,6 +60,7 @@ class MindSporeEngine:
         self.eager = Eager(
             lambda *captured: self.build(*captured, run=self.eager),
             lambda op: registry().lowering(op, target.device) is not None,
+            self.store,
         )
         self._components: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
@@ -247,7 +248,6 @@ class Component:
             self.stats.seconds += time.perf_counter() - started
         else:
             output = self._compile(original, structure, tensors)
-            self.stats.compiles += 1
             self.stats.compile_seconds += time.perf_counter() - started
         if self.is_whole:
             self.stats.calls += 1
@@ -339,10 +339,6 @@ class Component:
             )
         self._refused.pop(structure.key, None)
         self.stats.evicted += self._graphs.keep(structure.key, graph)
-        self.stats.prologue_runs += graph.prologue.runs if graph.prologue else 0
-        self._engine.tell(graph.event)
-        if graph.event.host_calls:
-            self._engine.warn_once(f"{self.label} is compiled but for what torch runs on the host: {graph.cut.why()}")
         return output
 
     def _build_or_bake(self, original, structure, tensors, values, cut):
@@ -367,6 +363,11 @@ class Component:
             for node, weight in captured.weights.items():
                 captured.weights[node] = replace(weight, tensor=released.get(id(weight.tensor), weight.tensor))
             capture_s = time.perf_counter() - started
+            described = captured.described()
+            twin = self._twin(structure.key, described)
+            if twin is not None:
+                graph = replace(twin, outputs=captured.layouts, rebuild=captured.rebuild)
+                return graph, self._run(graph, tensors + settings.tensors())
             graph, output = engine.build(
                 captured,
                 tensors + settings.tensors(),
@@ -382,5 +383,16 @@ class Component:
             raise refusal(error) from error
         finally:
             _local.tracing = False
-        graph.event.capture_s = capture_s
+        graph.event.capture_s, graph.described = capture_s, described
+        self.stats.prologue_runs += graph.prologue.runs if graph.prologue else 0
+        self.stats.compiles += 1
+        self._engine.tell(graph.event)
+        if graph.event.host_calls:
+            engine.warn_once(f"{self.label} is compiled but for what torch runs on the host: {graph.cut.why()}")
         return graph, output
+
+    def _twin(self, key, described):
+        """A graph that computes the same from tensors that lie otherwise in memory, and returns what lies otherwise."""
+        alike = without_strides(key)
+        candidates = (g for k, g in self._graphs.items() if without_strides(k) == alike and g.baked is None)
+        return next((g for g in candidates if g.described == described and not (g.cut and g.cut.ordered)), None)

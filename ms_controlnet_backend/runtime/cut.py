@@ -45,8 +45,6 @@ class Cut:
     def __call__(self, tensors: list, to_device: Callable, fixed: Iterable, count: Crossings) -> list:
         """The program's outputs: MindSpore tensors, or torch tensors where the host has them. tensors: of the call.
         to_device: one of those. fixed: the inputs of the step that are none of the call's. LOCK must be held."""
-        if self.ordered and not all(t.is_contiguous() for t in tensors):
-            raise Refused("random numbers are drawn in the order of memory, and a tensor of the call is not contiguous")
         run = _Run(self, tensors, to_device, count)
         run.device.update(zip([v for v in self.step.inputs if v not in self.places], fixed))
         with self._random_numbers_kept():

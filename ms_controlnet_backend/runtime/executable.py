@@ -17,6 +17,7 @@ from ..compat import mindspore_runtime, watchers
 from ..compat.compile_cache import CompileCache
 from ..errors import Refused
 from ..hookspecs import Compiled
+from ..layout import Layout, laid_out
 from ..lowering.host_call import remember_strides
 from ..lowering.lower import lower_for
 from ..lowering.prologue import split_for
@@ -39,9 +40,9 @@ class Executable:
     weights: kept alive for the graph. converted: the module's weights that do not lie on torch's own memory. They are
     compared whole when the prologue of a run is computed, and in every call of a graph that has none. watch: looks at a
     sample of them before every call.
-    order: which tensors of the call are inputs of the step. outputs: shape and dtype of the tensors returned.
+    order: which tensors of the call are inputs of the step. outputs: of the tensors returned.
     run: where they stay on the device, what runs an operator there; None where they go to the host at once.
-    baked: the values of the module's settings, where they could not be made an input.
+    baked: the values of the module's settings, where they could not be made an input. described: what it was made of.
     apart: outputs that are tensors of their own, though computed as the same one as another.
     cut: runs the step in place of ``cell`` where torch computes some of it on the host.
     """
@@ -50,12 +51,13 @@ class Executable:
     transfers: Transfers
     weights: list[Weight]
     order: list[int]
-    outputs: list[tuple[tuple[int, ...], torch.dtype]]
+    outputs: list[Layout]
     rebuild: Any
     event: Compiled
     prologue: Prologue | None = None
     run: Callable | None = None
     baked: tuple | None = None
+    described: str = ""
     apart: Collection[int] = ()
     cut: Cut | None = None
 
@@ -80,7 +82,7 @@ class Executable:
                 values = self.cell(*(to_device(tensors[i]) for i in self.order), *fixed)
             else:
                 values = self.cut(tensors, to_device, fixed, count)
-            out = [self._output(i, values[i], *spec, count) for i, spec in enumerate(self.outputs)]
+            out = [self._output(i, values[i], layout, count) for i, layout in enumerate(self.outputs)]
         return self.rebuild(out)
 
     @property
@@ -96,39 +98,42 @@ class Executable:
     def zeros(self):
         """The output with every tensor zero."""
         if self.run is None:
-            return self.rebuild([torch.zeros(shape, dtype=dtype) for shape, dtype in self.outputs])
-        return self.rebuild([self._resident_zeros(shape, dtype) for shape, dtype in self.outputs])
+            zeros = [laid_out(torch.zeros(o.shape, dtype=o.dtype), o.strides) for o in self.outputs]
+            return self.rebuild(zeros)
+        return self.rebuild([self._resident_zeros(layout) for layout in self.outputs])
 
-    def _output(self, i: int, value, shape, dtype, count):
+    def _output(self, i: int, value, layout: Layout, count):
         if isinstance(value, torch.Tensor):  # the host has it
-            return value.to(dtype).clone() if i in self.apart else value.to(dtype)
+            host = value.to(layout.dtype)
+            return laid_out(host.clone() if i in self.apart else host, layout.strides)
         if self.run is None:
-            return self._to_host(i, value, dtype, count)
-        return self._resident(i, value, shape, dtype, count)
+            return laid_out(self._to_host(i, value, layout.dtype, count), layout.strides)
+        return self._resident(i, value, layout, count)
 
     def _to_host(self, i: int, value, dtype, count) -> torch.Tensor:
         host = self.transfers.to_host(value, dtype, count)
         return host.clone() if i in self.apart else host
 
-    def _resident(self, i: int, value, shape, dtype, count):
+    def _resident(self, i: int, value, layout: Layout, count):
         inference = torch.is_inference_mode_enabled()  # what comes down is of the same kind as what stands for it
 
         def fetch():
             with mindspore_runtime.LOCK, watchers.unseen(inference):
-                return self._to_host(i, value, dtype, count)
+                return self._to_host(i, value, layout.dtype, count)
 
-        return ResidentTensor(Held(value, fetch, functools.partial(self.run, count=count)), shape, dtype)
+        run = functools.partial(self.run, count=count)
+        return ResidentTensor(Held(value, fetch, run, strides=layout.strides), layout)
 
-    def _resident_zeros(self, shape, dtype):
+    def _resident_zeros(self, layout: Layout):
         with mindspore_runtime.LOCK:
-            value = self.transfers.zeros(shape, dtype)
+            value = self.transfers.zeros(layout.shape, layout.dtype)
         run, inference = functools.partial(self.run, count=Crossings()), torch.is_inference_mode_enabled()
 
         def fetch():
             with watchers.unseen(inference):
-                return torch.zeros(shape, dtype=dtype)
+                return torch.zeros(layout.shape, dtype=layout.dtype)
 
-        return ResidentTensor(Held(value, fetch, run), shape, dtype)
+        return ResidentTensor(Held(value, fetch, run, strides=layout.strides), layout)
 
 
 def build(
@@ -203,9 +208,8 @@ def build(
                 source=str(path),
                 host_calls=counted(step),
             )
-            outputs = [(tuple(n.meta["val"].shape), n.meta["val"].dtype) for n in captured.outputs]
             executable = Executable(
-                made, transfers, weights, order, outputs, captured.rebuild, event, prologue, run, cut=cut_step,
+                made, transfers, weights, order, captured.layouts, captured.rebuild, event, prologue, run, cut=cut_step,
                 apart=_apart(captured.outputs, program.outputs),
             )  # fmt: skip
             output = executable(tensors, Crossings() if count is None else count)

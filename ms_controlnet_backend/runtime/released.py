@@ -14,6 +14,7 @@ import sys
 import torch
 
 from ..compat import watchers
+from ..layout import Layout
 from .resident import Held, ResidentTensor, plain
 from .weights import Weight, WeightStore
 
@@ -141,7 +142,7 @@ def _placeholder(t: torch.Tensor, weight: Weight) -> torch.Tensor:
             return weight.read().reshape(shape).to(dtype)
 
     with torch.inference_mode(inference):
-        return _like(ReleasedWeight(_HeldWeight(weight, fetch, None), shape, dtype), t)
+        return _like(ReleasedWeight(_HeldWeight(weight, fetch, None), Layout.of(t)), t)
 
 
 def _ordinary(t: ReleasedWeight) -> torch.Tensor:

@@ -26,7 +26,7 @@ _LEAVES = (int, float, complex, bool, str, bytes, type(None), type, types.Functi
            types.BuiltinFunctionType, types.ModuleType, torch.dtype, torch.device, torch.nn.Module)  # fmt: skip
 _IRRELEVANT = frozenset({"_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
                          "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", *TABLES})  # fmt: skip
-_LOOKS = (torch.Tensor.data_ptr, operator.attrgetter("dtype"), operator.attrgetter("shape"))
+_LOOKS = (torch.Tensor.data_ptr, torch.Tensor.stride, *map(operator.attrgetter, ("dtype", "shape")))
 _held = operator.attrgetter("held")
 _cell_contents = operator.attrgetter("cell_contents")
 _DEPTH = 4
@@ -34,8 +34,8 @@ _DEPTH = 4
 
 
 class Snapshot:
-    """Everything reachable from a module that a capture may depend on: tensors by identity, place, dtype and shape
-    (not by value), modules and other objects by identity, what they contain and plain values by value.
+    """Everything reachable from a module that a capture may depend on: tensors by identity, place, dtype, shape
+    and strides (not by value), modules and other objects by identity, what they contain and plain values by value.
 
     slots: (container, key) of numbers that are inputs of the graph: any number will do there. covered: does the class's
     forward run, whatever a script put on the module itself?"""

@@ -37,9 +37,9 @@ def step_of_sample(t: torch.Tensor) -> int:
 class Weight:
     """host: the contiguous array the Parameter lies on or was copied from, in the shape the graph wants; None where the
     device alone has it. shared: is that torch's memory, and the Parameter's? own: the Parameter has memory of its own,
-    to which a change must be copied. constant: belongs to one graph and never changes. prepare: from the torch tensor
-    to what the Parameter holds. faithful: can the torch tensor be had back from that, bit by bit? undo: how, from an
-    array of the Parameter's shape."""
+    to which a change must be copied. strides: of the torch tensor. constant: belongs to one graph and never changes.
+    prepare: from the torch tensor to what the Parameter holds. faithful: can the torch tensor be had back from that,
+    bit by bit? undo: how, from an array of the Parameter's shape."""
 
     parameter: Any
     host: torch.Tensor | None
@@ -54,13 +54,16 @@ class Weight:
     faithful: bool = False
     undo: Callable[[torch.Tensor], torch.Tensor] | None = None
     constant: bool = False
+    strides: tuple[int, ...] = ()
     checksum: int = 0
     _sample: tuple | None = None
 
     def moved(self) -> bool:
-        """Does the torch tensor now live elsewhere (or not at all)? Graphs on this Weight are then stale."""
+        """Does the torch tensor lie elsewhere now, or otherwise, or nowhere? Graphs on this Weight are then stale."""
         t = self.source()
-        return t is None or not isinstance(t, ResidentTensor) and t.data_ptr() != self.address
+        if t is None or isinstance(t, ResidentTensor):
+            return t is None
+        return t.data_ptr() != self.address or t.stride() != self.strides
 
     def refresh(self, thoroughly: bool = False) -> bool:
         """Convert again if the torch tensor was changed in place; True if it was. thoroughly: look at all of it."""
@@ -191,7 +194,7 @@ class WeightStore:
             parameter, None if away else host, shared, original.data_ptr(), version_of(original), lambda: None,
             converted, t.numel(), dtype, own=target.own_memory, faithful=lossless and _holds(dtype, t.dtype),
             undo=None if prepare is None else lambda held: prepare.undo(held, shape_of_t),
-            checksum=0 if shared else checksum(original),
+            strides=original.stride(), checksum=0 if shared else checksum(original),
         )  # fmt: skip
         if not shared and t.numel():
             weight.take_sample(original)

@@ -62,7 +62,7 @@ def measure(name: str, patch, options) -> None:
     stats = ms_controlnet_backend.stats()["unet"]
     share = compiled_flops(theirs.unet, ours.unet, work[0])
     ours_s, theirs_s = (statistics.median(s[3:]) for s in seconds.values())
-    ratio = statistics.median(a / b for a, b in zip(seconds["ours"][3:], seconds["theirs"][3:], strict=True))
+    ratio = statistics.median(a / b for a, b in zip(*(s[3:] for s in seconds.values()), strict=True))
     print(f"{name:20} {share:7.1%} {stats.share:11.1%} {stats.parts or 1:6} {first:11.1f} {ours_s:9.4f} {theirs_s:9.4f} "
           f"{ratio:6.2f} {error:9.1e}", flush=True)  # fmt: skip
     assert not stats.fallbacks
