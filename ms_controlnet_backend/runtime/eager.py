@@ -11,9 +11,9 @@ from torch.utils import _pytree as pytree
 
 from ..capture import Captured, captured_node
 from ..compat import mindspore_runtime, torch_operators
+from ..compat.torch_export import version_of
 from ..errors import Refused, refusal
 from ..layout import Layout
-from .identity import version_of
 from .recent import Recent
 from .resident import Held, ResidentTensor, Uploaded, device_value, plain
 from .weights import WeightStore

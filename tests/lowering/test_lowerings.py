@@ -25,7 +25,7 @@ def cache(tmp_path_factory):
 
 @pytest.mark.parametrize("lowering, sample", CASES)
 def test_equals_torch(lowering, sample, cache, monkeypatch):
-    monkeypatch.setattr("ms_controlnet_backend.passes.run", lambda captured, passes: None)
+    monkeypatch.setattr("ms_controlnet_backend.passes.run", lambda captured, passes, cut=False: None)
     target = Target("CPU")
     captured, tensors, expected = trial(
         lowering.op, sample.args, sample.kwargs, torch.Generator().manual_seed(0)
@@ -59,7 +59,7 @@ def test_convolution_in_bands(cache, monkeypatch, stride, padding, dilation):
     """A convolution too large for one column matrix is done in bands of rows: the same result."""
     from ms_controlnet_backend.lowering import conv, cost
 
-    monkeypatch.setattr("ms_controlnet_backend.passes.run", lambda captured, passes: None)
+    monkeypatch.setattr("ms_controlnet_backend.passes.run", lambda captured, passes, cut=False: None)
     monkeypatch.setattr(cost.Kept, "cheapest", lambda self, plans, _: next(p for p in plans if p.name == "im2col"))
     monkeypatch.setattr(conv, "COLUMN_BYTES", 3 * 3 * 9 * 4 * 10)
     args = (
@@ -80,7 +80,7 @@ def test_convolution_in_bands(cache, monkeypatch, stride, padding, dilation):
 def test_attention_in_blocks(cache, monkeypatch):
     from ms_controlnet_backend.lowering import attention
 
-    monkeypatch.setattr("ms_controlnet_backend.passes.run", lambda captured, passes: None)
+    monkeypatch.setattr("ms_controlnet_backend.passes.run", lambda captured, passes, cut=False: None)
     monkeypatch.setattr(attention, "SCORE_BYTES", 2 * 3 * 7 * 4 * 2)
     args = (T((2, 3, 5, 4)), T((2, 3, 7, 4)), T((2, 3, 7, 4)), T((5, 7)))
     op, target = torch.ops.aten.scaled_dot_product_attention.default, Target("CPU")
