@@ -47,7 +47,9 @@ def _composite(function) -> dict:
     if not isinstance(function, _BUILT_IN):
         return {}
     packet = getattr(_aten, function.__name__, None)
-    overloads = {} if packet is None else {name: getattr(packet, name) for name in packet.overloads()}
+    if not isinstance(packet, torch._ops.OpOverloadPacket):  # of ``__eq__`` the namespace has its own
+        return {}
+    overloads = {name: getattr(packet, name) for name in packet.overloads()}
     overloads = {name: op for name, op in overloads.items() if not any(a.is_out for a in op._schema.arguments)}
     return overloads if all(map(_is_whole, overloads.values())) else {}
 

@@ -81,7 +81,9 @@ ANYWHERE = {
     "pad": lambda x, y: F.pad(x, (1, 1)), "max": lambda x, y: x.max(0), "unbind": lambda x, y: torch.unbind(x)[1],
     "split": lambda x, y: x.split(1)[0], "repeat": lambda x, y: x.repeat(1, 2, 1), "flip": lambda x, y: x.flip(0),
     "roll": lambda x, y: x.roll(1), "cumsum": lambda x, y: x.cumsum(0), "clamp": lambda x, y: x.clamp(-0.5, 0.5),
-    "comparison": lambda x, y: x > y, "any": lambda x, y: bool((x > 0).any()), "plain plus": lambda x, y:
+    "comparison": lambda x, y: x > y, "all comparisons": lambda x, y:
+    (x == y, x != y, x < y, x <= y, x >= y, x.eq(y), x == 1, x is None, x in [x]), "hash": lambda x, y: {x: 1}[x],
+    "any": lambda x, y: bool((x > 0).any()), "plain plus": lambda x, y:
     torch.ones(x.shape) + x, "mixed": lambda x, y: torch.cat([x, torch.ones(x.shape)]), "len": lambda x, y: len(x),
     "iterate": lambda x, y: [r.sum() for r in x],
     "shape": lambda x, y: (x.shape, x.dtype, x.device, x.stride(), x.ndim),
