@@ -61,10 +61,11 @@ def measure(name: str, patch, options) -> None:
                 error = max(error, float(difference))
     stats = ms_controlnet_backend.stats()["unet"]
     share = compiled_flops(theirs.unet, ours.unet, work[0])
-    ours_s, theirs_s = (statistics.median(s[3:]) for s in seconds.values())
-    ratio = statistics.median(a / b for a, b in zip(*(s[3:] for s in seconds.values()), strict=True))
-    print(f"{name:20} {share:7.1%} {stats.share:11.1%} {stats.parts or 1:6} {first:11.1f} {ours_s:9.4f} {theirs_s:9.4f} "
-          f"{ratio:6.2f} {error:9.1e}", flush=True)  # fmt: skip
+    late = [s[3:] for s in seconds.values()]
+    ours_s, theirs_s = map(statistics.median, late)
+    ratio = statistics.median(a / b for a, b in zip(*late, strict=True))
+    shares = f"{share:7.1%} {stats.share:11.1%} {stats.parts or 1:6}"
+    print(f"{name:20} {shares} {first:11.1f} {ours_s:9.4f} {theirs_s:9.4f} {ratio:6.2f} {error:9.1e}", flush=True)
     assert not stats.fallbacks
     ms_controlnet_backend.disable()
 
