@@ -86,8 +86,8 @@ class Outline:
 
     def _now(self) -> list:
         return [
-            (id(m), len(m._forward_hooks), len(m._forward_pre_hooks), _put(vars(m).get("forward")),
-             id(vars(m).get("processor")))
+            (id(m), id(original_of(type(m).forward)), len(m._forward_hooks), len(m._forward_pre_hooks),
+             _put(vars(m).get("forward")), id(vars(m).get("processor")))
             for m in self._module().modules()
         ]  # fmt: skip
 
@@ -132,8 +132,8 @@ class Parts:
         """From now on, because of this refusal."""
         python = reason.modules if isinstance(reason, Impure) else {"": str(reason)}
         if isinstance(reason, Impure):
+            self.take_off()
             self._impure, self._outline = reason, Outline(module)
-        self.take_off()
         self._attach(module, python)
 
     def _attach(self, module, python: dict[str, str]) -> None:
