@@ -3,18 +3,22 @@ torch's."""
 
 from __future__ import annotations
 
+import warnings
+
 import models
 import numpy as np
+import parity
 import patches
 import pytest
+import small_component
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-CONTROL = dict(num_inference_steps=4)
+small = small_component.adapter
 
 
 def draw(pipe):
-    return pipe(**models.call_kwargs(**CONTROL)).images
+    return pipe(**models.call_kwargs(num_inference_steps=4)).images
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +124,59 @@ def test_parts_are_forgotten_with_the_pipeline(clean):
     del pipe
     gc.collect()
     assert gone() is None
+
+
+class Branches(small_component.Block):
+    """Control flow that torch.export cannot follow."""
+
+    def forward(self, x):
+        y = self.inner(x)
+        return self.act(y) if y.sum() > 0 else y - 1
+
+
+class Answer:
+    def __init__(self, value):
+        self.value = value
+
+    def __add__(self, other):
+        return self.value + other
+
+
+class Structured(small_component.Block):
+    """Returns an object that no pytree knows."""
+
+    def forward(self, x):
+        return Answer(super().forward(x))
+
+
+def quantised():
+    from torch.ao.quantization import quantize_dynamic
+
+    torch.manual_seed(0)
+    return quantize_dynamic(small_component.Block(), {torch.nn.Linear}, dtype=torch.qint8)
+
+
+BLOCKS = {"control flow": Branches, "structure": Structured, "quantised": quantised}
+
+
+PARTS = {"control flow": 3, "structure": 0, "quantised": 2}
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_a_block_that_no_graph_can_have(clean, kind, small):
+    """The other two blocks are compiled, and what that block holds, where it can be; an object that stays inside is
+    none of the graph's business."""
+    pipe, reference = small_component.pipeline(), small_component.Component()
+    for component in (pipe.component, reference):
+        torch.manual_seed(1)
+        component.block = BLOCKS[kind]().requires_grad_(False)
+    clean.enable(pipe)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = small_component.calls(reference) + small_component.calls(reference)
+        got = small_component.calls(pipe.component) + small_component.calls(pipe.component)
+    for g, e in zip(got, expected, strict=True):
+        assert parity.relative_error(g, e) < parity.COMPONENT
+    stats = clean.stats()["component"]
+    assert (stats.calls, stats.fallbacks, stats.parts) == (8, 0, PARTS[kind])
+    assert ("component" in stats.left) is bool(PARTS[kind])

@@ -109,10 +109,10 @@ class MindSporeEngine:
         if not stats.parts:
             self.warn_once(f"{component.label} stays on torch: {reason}")
             return
-        rest = "".join(f"; {label}: {why}" for label, why in list(stats.left.items())[:3])
+        rest = [f"; {label}: {why}" for label, why in stats.left.items() if label != component.label][:3]
         share = f"{stats.share:.1%} of its parameters compiled"
         self.warn_once(
-            f"{component.label} runs in {stats.parts} parts, {share}: {reason}{rest}. stats() tells more"
+            f"{component.label} runs in {stats.parts} parts, {share}: {reason}{''.join(rest)}. stats() tells more"
         )
 
     def warn_once(self, message: str) -> None:
@@ -205,8 +205,8 @@ class Component:
             if self._engine.options.strict:
                 raise
             reason = without_frames(refusal(error))
-            if not self.is_whole:
-                self.stats.left[self.label] = str(reason)
+        if not isinstance(reason, NotNow):
+            self.stats.left[self.label] = str(reason)
         if isinstance(reason, NotNow) or not self._engine.in_parts:
             if self.is_whole:
                 self.stats.fallbacks += 1
@@ -253,7 +253,7 @@ class Component:
             self.stats.calls += 1
         else:
             self.stats.part_calls += 1
-            self.stats.left.pop(self.label, None)
+        self.stats.left.pop(self.label, None)
         return output
 
     def _entered_by(self, function) -> None:
