@@ -11,6 +11,15 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 ABSENT = object()
+ORIGINAL = "__ms_controlnet_original__"
+"""Attribute of what this package puts in the place of a function or class."""
+
+
+def original_of(value):
+    """The function or class itself, or what it was before this package put another in its place."""
+    while isinstance(value, (types.FunctionType, type)) and (original := vars(value).get(ORIGINAL)) is not None:
+        value = original
+    return value
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,12 @@ def _name(function, owner, name: str) -> None:
         function.__module__, function.__qualname__ = owner.__module__, f"{owner.__qualname__}.{name}"
 
 
+def _is_ours(new) -> bool:
+    """Was it made by this package, and is it not some function or class that was there before?"""
+    home = new.__globals__.get("__name__") if isinstance(new, types.FunctionType) else type(new).__module__
+    return isinstance(new, (types.FunctionType, type)) and str(home).startswith(__package__)
+
+
 class Replaced:
     """The lines of a table that are in force."""
 
@@ -76,6 +91,8 @@ class Replaced:
             new = line.make(None if line.added else value)
             if isinstance(new, types.FunctionType) and hasattr(new, "__wrapped__"):
                 _name(new, owner, line.name)
+            if _is_ours(new) and not line.added:
+                setattr(new, ORIGINAL, value)
             _set(owner, line.name, new)
             self._done.append((line, owner, own, new))
 

@@ -16,16 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .compat import accelerate_hooks, watchers
+from .compat.replacements import ORIGINAL, original_of
 
 logger = logging.getLogger(__name__)
-_ORIGINAL = "__ms_controlnet_original__"
-
-
-def original_of(function):
-    """The function itself, or what it was before an Interceptor put a dispatcher in its place."""
-    while (original := getattr(function, _ORIGINAL, None)) is not None:
-        function = original
-    return function
 
 
 def is_own(instance, method, name: str = "forward") -> bool:
@@ -130,7 +123,7 @@ class Interceptor:
                 return original(self, *args, **kwargs)
             return entry[0](types.MethodType(original, self), args, kwargs)
 
-        setattr(dispatcher, _ORIGINAL, original)
+        setattr(dispatcher, ORIGINAL, original)
         self._classes[cls] = _Patched(original, dispatcher, self._attribute in vars(cls))
         setattr(cls, self._attribute, dispatcher)
 

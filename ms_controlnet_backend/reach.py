@@ -21,8 +21,8 @@ from collections.abc import Iterable
 import torch
 
 from .compat import libraries
+from .compat.replacements import original_of
 from .compat.torch_export import TABLES
-from .intercept import original_of
 
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), type(...), type(NotImplemented), torch.dtype, torch.device,
           torch.Size, torch.layout, torch.memory_format, range, slice)  # fmt: skip

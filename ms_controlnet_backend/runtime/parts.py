@@ -19,10 +19,11 @@ from torch.utils import _pytree as pytree
 
 from .. import routes
 from ..compat import diffusers_pipelines
+from ..compat.replacements import original_of
 from ..errors import Refused
 from ..foreign import Impure
 from ..hookspecs import Engine, Site
-from ..intercept import is_own, original_of
+from ..intercept import is_own
 from ..state import contents, same
 from .resident import give
 

@@ -13,7 +13,7 @@ import weakref
 import torch
 
 from ..compat import libraries
-from ..intercept import original_of
+from ..compat.replacements import original_of
 from ..reach import Reach
 
 _ABSENT = object()
@@ -41,6 +41,8 @@ def weakly(v):
     if isinstance(v, (type, types.ModuleType, torch.Tensor, dict, list, set, frozenset, tuple)):
         return v
     if isinstance(v, types.FunctionType) and libraries.is_library(v):
+        return v
+    if isinstance(v, types.BuiltinFunctionType) and isinstance(v.__self__, (type(None), type, types.ModuleType)):
         return v
     try:
         if isinstance(v, types.MethodType):
