@@ -134,8 +134,9 @@ class Reach:
         """names: those of the function that read this value: what it looks up in a module it imported."""
         if isinstance(v, _PLAIN) or v is None:
             return
+        v = original_of(v)
         if isinstance(v, types.FunctionType):
-            self._function(original_of(v))
+            self._function(v)
         elif isinstance(v, types.MethodType):
             self._pending += [(v.__func__, foreign, names), (v.__self__, foreign, names)]
         elif isinstance(v, types.ModuleType):

@@ -129,10 +129,11 @@ def _components(engine: MindSporeEngine, pipe, call: dict) -> Iterator[Finding]:
         worst = max(found, key=lambda d: d.distance.relative_rms if d.distance.finite else float("inf"))
         done = stats.get(label, Stats())
         left = done.calls == 0 or done.fallbacks + done.watched > 0
+        problem = "stayed on torch" if left else f"in {done.parts} parts: {done.left.get(label)}" if done.parts else ""
         yield Finding(
-            label, worst.dtype, not left and not any(beyond(d, "component") for d in found),
+            label, worst.dtype, not problem and not any(beyond(d, "component") for d in found),
             worst.distance.relative_rms, tolerance(worst.dtype).component,
-            done.seconds / max(1, done.calls - done.compiles), "stayed on torch" if left else "",
+            done.seconds / max(1, done.calls - done.compiles), problem,
         )  # fmt: skip
     if failed:
         yield failed

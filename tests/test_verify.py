@@ -65,7 +65,8 @@ def test_components(few, engine, monkeypatch):
     report = verify(engine, pipe, diffusers_calls.example(pipe, 64) | {"num_inference_steps": 2})
     found = {f.name: f for f in report.components}
     assert {n for n, f in found.items() if f.ok} == {"text_encoder"}
-    assert found["vae.decoder"].problem == "stayed on torch"
+    problem = found["vae.decoder"].problem
+    assert problem.startswith("in ") and "parts: torch.export failed" in problem
     assert found["unet"].error > found["unet"].limit and found["unet"].seconds > 0
 
 

@@ -112,7 +112,8 @@ class Parts:
         self._site, self._engine = dataclasses.replace(site, module=None), engine
         self._impure: Impure | None = None
         self._outline: Outline | None = None
-        self._attached: list[weakref.ref] = []
+        self._modules: list[weakref.ref] = []
+        self._attached = False
         self._retries = RETRIES
         self.unsteady = 0
         self.active = False
@@ -141,12 +142,13 @@ class Parts:
         if self._attached:
             return
         sites = divide(dataclasses.replace(self._site, module=module), python)
-        self._attached = [weakref.ref(site.module) for site in sites]
+        self._modules, self._attached = [weakref.ref(site.module) for site in sites], True
         for site in sites:
             routes.attach_part(site, self._engine)
 
     def modules(self) -> list:
-        return [m for m in (reference() for reference in self._attached) if m is not None]
+        """Of the parts, also of those that were taken off since."""
+        return [m for m in (reference() for reference in self._modules) if m is not None]
 
     def call(self, original, args: tuple, kwargs: dict, stats):
         """The component's own forward, as Python; its parts answer by their graphs."""
@@ -189,10 +191,10 @@ class Parts:
         self.take_off()
 
     def take_off(self) -> None:
-        for module in self.modules():
+        for module in self.modules() if self._attached else ():
             routes.interceptor.detach(module)
             self._engine.restore(module)
-        self._attached = []
+        self._attached = False
 
 
 def ordinary(tree):
