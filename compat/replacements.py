@@ -11,15 +11,25 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 ABSENT = object()
-ORIGINAL = "__ms_controlnet_original__"
-"""Attribute of what this package puts in the place of a function or class."""
+_ORIGINALS = "__ms_controlnet_originals__"
+"""Attribute of what this package puts in the place of functions and classes: those."""
+
+
+def stands_for(new, original) -> None:
+    """From now on what was made takes the place of the original, perhaps among others."""
+    known = vars(new).get(_ORIGINALS, ())
+    if not any(o is original for o in known):
+        setattr(new, _ORIGINALS, (*known, original))
+
+
+def originals_of(value) -> tuple:
+    """The function or class itself, or those that this package put it in the place of."""
+    found = vars(value).get(_ORIGINALS) if isinstance(value, (types.FunctionType, type)) else None
+    return (value,) if found is None else tuple(o for original in found for o in originals_of(original))
 
 
 def original_of(value):
-    """The function or class itself, or what it was before this package put another in its place."""
-    while isinstance(value, (types.FunctionType, type)) and (original := vars(value).get(ORIGINAL)) is not None:
-        value = original
-    return value
+    return originals_of(value)[0]
 
 
 @dataclass(frozen=True)
@@ -68,8 +78,11 @@ def _name(function, owner, name: str) -> None:
 
 def _is_ours(new) -> bool:
     """Was it made by this package, and is it not some function or class that was there before?"""
-    home = new.__globals__.get("__name__") if isinstance(new, types.FunctionType) else type(new).__module__
-    return isinstance(new, (types.FunctionType, type)) and str(home).startswith(__package__)
+    homes = [type(new).__module__, new.__module__] if isinstance(new, type) else []
+    while isinstance(new, types.FunctionType):  # contextlib's decorators are around some
+        homes.append(new.__globals__.get("__name__"))
+        new = vars(new).get("__wrapped__")
+    return any(str(home).startswith(__package__) for home in homes)
 
 
 class Replaced:
@@ -91,8 +104,8 @@ class Replaced:
             new = line.make(None if line.added else value)
             if isinstance(new, types.FunctionType) and hasattr(new, "__wrapped__"):
                 _name(new, owner, line.name)
-            if _is_ours(new) and not line.added:
-                setattr(new, ORIGINAL, value)
+            if _is_ours(new):
+                stands_for(new, value)
             _set(owner, line.name, new)
             self._done.append((line, owner, own, new))
 

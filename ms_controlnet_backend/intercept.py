@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .compat import accelerate_hooks, watchers
-from .compat.replacements import ORIGINAL, original_of
+from .compat.replacements import original_of, stands_for
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Interceptor:
                 return original(self, *args, **kwargs)
             return entry[0](types.MethodType(original, self), args, kwargs)
 
-        setattr(dispatcher, ORIGINAL, original)
+        stands_for(dispatcher, original)
         self._classes[cls] = _Patched(original, dispatcher, self._attribute in vars(cls))
         setattr(cls, self._attribute, dispatcher)
 

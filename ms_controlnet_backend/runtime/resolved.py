@@ -13,10 +13,8 @@ import weakref
 import torch
 
 from ..compat import libraries
-from ..compat.replacements import original_of
+from ..compat.replacements import ABSENT, original_of, originals_of
 from ..reach import Reach
-
-_ABSENT = object()
 
 
 class _Same:
@@ -76,7 +74,7 @@ class Resolved:
     def changed(self) -> list[tuple]:
         """(mapping, name) of what means something else."""
         entries = zip(self._mappings, self._keys, self._values)
-        return [(m, key) for m, key, then in entries if not _means(m.get(key, _ABSENT), then)]
+        return [(m, key) for m, key, then in entries if not _means(m.get(key, ABSENT), then)]
 
     def _now(self) -> list:
         return list(map(operator.getitem, self._mappings, self._keys))
@@ -84,13 +82,13 @@ class Resolved:
     def _same_but_for_dispatchers(self) -> bool:
         """A class whose instances are intercepted, or no longer, has another ``forward`` that does the same."""
         for mapping, key, then in zip(self._mappings, self._keys, self._values):
-            if not _means(mapping.get(key, _ABSENT), then):
+            if not _means(mapping.get(key, ABSENT), then):
                 return False
         for cls, attributes, known in zip(self._classes, self._dicts, self._known):
             for name in self._names.intersection(attributes).difference(known):
                 if original_of(attributes[name]) is not _inherited(cls, name):
                     return False
-        self._values = [weakly(m.get(k, _ABSENT)) for m, k in zip(self._mappings, self._keys)]
+        self._values = [weakly(m.get(k, ABSENT)) for m, k in zip(self._mappings, self._keys)]
         self._known = [frozenset(d) for d in self._dicts]
         self._sizes = list(map(len, self._dicts))
         return True
@@ -100,11 +98,12 @@ def _inherited(cls: type, name: str):
     for base in cls.__mro__[1:]:
         if name in vars(base):
             return original_of(vars(base)[name])
-    return _ABSENT
+    return ABSENT
 
 
 def _means(now, then) -> bool:
-    return now is then or original_of(now) is original_of(then) or _equal(now, then)
+    """The same, whatever this package itself put in its place."""
+    return now is then or any(a is b for a in originals_of(now) for b in originals_of(then)) or _equal(now, then)
 
 
 def _equal(now, then) -> bool:
