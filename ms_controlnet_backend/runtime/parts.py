@@ -105,7 +105,7 @@ class Parts:
 
     site: the component's. It is tried whole again when its outline changes; where the whole was refused for one
     signature only, with every other one. unsteady: how often foreign state changed between two calls. active: did the
-    last call run in parts?
+    last call run in parts? told: why, as it was last said.
     """
 
     def __init__(self, site: Site, engine: Engine):
@@ -117,6 +117,7 @@ class Parts:
         self._retries = RETRIES
         self.unsteady = 0
         self.active = False
+        self.told: str | None = None
         self._running: set[int] = set()  # threads
 
     def barred(self, module) -> bool:
