@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .compat.torch_export import TABLES, version_of
+from .compat.torch_export import version_of
 from .reach import Reach, names_in
 
 _ABSENT = object()
@@ -40,8 +40,10 @@ class State:
     value; the random states of Python and NumPy. tracing: without tensors, since looking at them would be traced."""
 
     def __init__(self, modules: Iterable[torch.nn.Module], reach: Reach, tracing: bool = False):
-        found = [table for m in modules for table in (vars(m), *(vars(m)[name] for name in TABLES))] + reach.mutable
-        self._known = [(o, contents(o)) for o in {id(o): o for o in found}.values()]
+        found = {id(o): o for o in reach.mutable}
+        for m in modules:
+            _add_containers(vars(m), found)
+        self._known = [(o, contents(o)) for o in found.values()]
         self._classes = [(cls, dict(vars(cls))) for cls in reach.classes]
         self._globals = [(f.__globals__, _named(f)) for f in reach.foreign]
         self._tensors = [] if tracing else _remembered(_own_tensors(modules, reach))
@@ -82,6 +84,14 @@ class State:
         random.setstate(self._random[0])
         np.random.set_state(self._random[1])
         return changes
+
+
+def _add_containers(o, found: dict) -> None:
+    """A module's attributes, and every container below them: tables, hooks that a library installs while it runs."""
+    found[id(o)] = o
+    for v in o.values() if isinstance(o, dict) else o:
+        if isinstance(v, (dict, list, set, collections.deque)) and id(v) not in found:
+            _add_containers(v, found)
 
 
 def _own_tensors(modules, reach: Reach) -> list[torch.Tensor]:

@@ -37,5 +37,6 @@ def on_torch(component, watcher: str, original, args: tuple, kwargs: dict):
         told.add(watcher)
         logger.debug("%s is computed by torch while somebody watches: %s", component.label, watcher)
     if not watchers.recording():
-        args, kwargs = pytree.tree_map_only(torch.Tensor, give, (args, kwargs))
+        with watchers.unseen(torch.is_inference_mode_enabled()):
+            args, kwargs = pytree.tree_map_only(torch.Tensor, give, (args, kwargs))
     return original(*args, **kwargs)
