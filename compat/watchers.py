@@ -77,10 +77,11 @@ def _name() -> str | None:
         return "a hook on all modules"
     if _dual.get("_current_level", -1) >= 0:
         return "forward-mode differentiation"
+    if torch_export.busy():  # another thread captures a component: what is below is of the whole process
+        return None
     if _tracer.get("_is_fx_tracing_flag"):
         return "torch.fx"
-    replaced = _Module.__call__ is not _CALL or _Module._call_impl is not _CALL_IMPL
-    if replaced and not torch_export.busy():  # another thread captures a component: export's doing
+    if _Module.__call__ is not _CALL or _Module._call_impl is not _CALL_IMPL:
         return "a replacement of torch.nn.Module.__call__"
     return None
 

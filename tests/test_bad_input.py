@@ -145,7 +145,7 @@ def test_a_wrong_call_raises_upstreams_own_error(clean):
 
 
 def test_a_graph_that_mindspore_rejects_stays_on_torch(clean, caplog, monkeypatch, tmp_path):
-    """A failed compile: the component stays on torch, and nothing is written into the working folder."""
+    """A failed compile: parts with a product stay on torch, and nothing is written into the working folder."""
     from ms_controlnet_backend import codegen
 
     monkeypatch.chdir(tmp_path)
@@ -158,6 +158,7 @@ def test_a_graph_that_mindspore_rejects_stays_on_torch(clean, caplog, monkeypatc
     with torch.no_grad():
         expected = pipe.unet(x, 1, text).sample
         clean.enable()
-        assert torch.equal(pipe.unet(x, 1, text).sample, expected)
-    assert "unet stays on torch: MindSpore does not compile" in caplog.text
+        got = pipe.unet(x, 1, text).sample
+    assert torch.allclose(got, expected, atol=1e-4)
+    assert "parameters compiled: MindSpore does not compile" in caplog.text
     assert list(tmp_path.iterdir()) == []
