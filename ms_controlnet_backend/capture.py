@@ -56,7 +56,7 @@ class Captured:
     weights: dict
     outputs: list
     rebuild: Callable[[list], Any]
-    layouts: list[Layout]
+    layouts: list[Layout] = field(default_factory=list)
     objects: dict = field(default_factory=dict)
 
     @property

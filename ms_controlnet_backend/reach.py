@@ -47,6 +47,13 @@ def names_in(code: types.CodeType) -> frozenset[str]:
     return frozenset(names)
 
 
+@functools.lru_cache(16384)
+def globals_in(code: types.CodeType) -> frozenset[str]:
+    """Of these names the globals alone, which costs more to find out."""
+    names = {i.argval for i in dis.get_instructions(code) if i.opname.endswith(("_GLOBAL", "_NAME"))}
+    return frozenset(names.union(*(globals_in(c) for c in code.co_consts if isinstance(c, types.CodeType))))
+
+
 class Scope:
     """Something whose attributes are found by name: a class, or an object with a ``__dict__``."""
 
@@ -178,7 +185,8 @@ class Reach:
             return
         names = names_in(f.__code__)
         self.names |= names
-        found = {name: f.__globals__[name] for name in names if name in f.__globals__}
+        read = globals_in(f.__code__) if foreign else names
+        found = {name: f.__globals__[name] for name in read if name in f.__globals__}
         for name, value in found.items():
             self._resolved(f.__globals__, f.__globals__, name, value)
             self._pending.append((value, foreign, names))

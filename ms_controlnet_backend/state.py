@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from .compat.torch_export import version_of
-from .reach import Reach, names_in
+from .reach import Reach, globals_in
 
 _ABSENT = object()
 LARGEST = 2**26
@@ -103,7 +103,7 @@ def _own_tensors(modules, reach: Reach) -> list[torch.Tensor]:
 
 def _named(function) -> dict:
     """Globals that it may read or write, those that are not there included."""
-    return {name: function.__globals__.get(name, _ABSENT) for name in names_in(function.__code__)}
+    return {name: function.__globals__.get(name, _ABSENT) for name in globals_in(function.__code__)}
 
 
 def _remembered(tensors) -> list[tuple]:

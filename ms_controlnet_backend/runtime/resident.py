@@ -208,7 +208,8 @@ def _linked(t, base, step):
     """What was computed, as a view of the base."""
     t.held.become_view(base.held, step)
     layout = Layout.of(t)
-    return ResidentTensor(t.held, layout._replace(offset=layout.offset + base.storage_offset()))
+    with torch.inference_mode(base.is_inference()):  # as torch's: a view is of its base's kind
+        return ResidentTensor(t.held, layout._replace(offset=layout.offset + base.storage_offset()))
 
 
 def _in_place(func, args, kwargs):
