@@ -158,11 +158,9 @@ def _changed(now, then) -> tuple:
 
 def _fill(o, contents) -> None:
     if isinstance(o, dict):
-        if list(o) == list(contents):
-            o.update(contents)
-        else:
+        if list(o) != list(contents):  # otherwise no other thread sees it empty
             o.clear()
-            o.update(contents)
+        o.update(contents)
     elif isinstance(o, list):
         o[:] = contents
     elif isinstance(o, types.CellType):
