@@ -15,6 +15,7 @@ from itertools import chain
 import numpy as np
 import torch
 
+from ..compat.tensor_guards import Looks
 from ..compat.torch_export import TABLES
 from ..reach import Reach
 from ..settings import AnyNumber
@@ -26,7 +27,6 @@ _LEAVES = (int, float, complex, bool, str, bytes, type(None), type, types.Functi
            types.BuiltinFunctionType, types.ModuleType, torch.dtype, torch.device, torch.nn.Module)  # fmt: skip
 _IRRELEVANT = frozenset({"_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
                          "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", *TABLES})  # fmt: skip
-_LOOKS = (torch.Tensor.data_ptr, torch.Tensor.stride, *map(operator.attrgetter, ("dtype", "shape")))
 _held = operator.attrgetter("held")
 _cell_contents = operator.attrgetter("cell_contents")
 _DEPTH = 4
@@ -67,6 +67,7 @@ class Snapshot:
         self._values = list(chain.from_iterable(map(dict.values, self._tables)))
         self._held = list(map(_held, self._residents))
         self._places = self._now()
+        self._looks = Looks(self._tensors)
 
     def same(self) -> bool:
         """True while nothing but the values of tensors changed."""
@@ -82,6 +83,7 @@ class Snapshot:
                 and list(map(type, self._objects)) == self._types
                 and self._resolved.same()
                 and self._now() == self._places
+                and self._looks.same()
             )
         except (RuntimeError, ValueError):  # a comparison that came down to the values of tensors, or an empty cell
             return False
@@ -120,9 +122,9 @@ class Snapshot:
         values = map(_cell_contents, self._cells)
         return [id(v) if isinstance(v, torch.Tensor) else v for v in values] + [a.tobytes() for a in self._arrays]
 
-    def _now(self) -> list[list]:
-        """Where each tensor lies, and as what."""
-        return [list(map(look, self._tensors)) for look in _LOOKS]
+    def _now(self) -> list[int]:
+        """Where each tensor lies."""
+        return list(map(torch.Tensor.data_ptr, self._tensors))
 
     def _equals(self, live, then) -> None:
         if then:
