@@ -39,12 +39,15 @@ def load(folder: str, controlnet: str | None = None, dtype: str = "float32"):
     pipeline_class()
     import torch
     from diffusers import AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline
+    from diffusers.utils import deprecation_utils
 
-    loaded = {"dtype": getattr(torch, dtype)}
+    # diffusers before 0.41 ignores ``dtype``, later ones warn of ``torch_dtype``
+    name = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"
+    loaded = {name: getattr(torch, dtype)}
     pipe = DiffusionPipeline.from_pretrained(folder, **loaded)
     if controlnet is not None:
         net = ControlNetModel.from_pretrained(controlnet, **loaded)
-        pipe = AutoPipelineForText2Image.from_pipe(pipe, controlnet=net).to(loaded["dtype"])
+        pipe = AutoPipelineForText2Image.from_pipe(pipe, controlnet=net).to(loaded[name])
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

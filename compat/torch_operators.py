@@ -86,6 +86,15 @@ def examples(fake: bool = True):
         yield
 
 
+def structure(spec):
+    """A pytree's structure as part of a key: before torch 2.9 one with a dictionary has no hash."""
+    try:
+        hash(spec)
+    except TypeError:
+        return repr(spec)
+    return spec
+
+
 def in_backward() -> bool:
     """Does this thread compute gradients?"""
     return torch._C._current_graph_task_id() != -1

@@ -1,22 +1,38 @@
-"""Which versions were tested, checked before anything is imported."""
+"""Which versions of the packages this one stands on work, and which were tested."""
 
 from __future__ import annotations
 
-import os
+import functools
+import logging
 from importlib import metadata
+from typing import NamedTuple
 
 from ..errors import UnsupportedVersion
 
-TESTED = {
-    "mindspore": ("2.7", "2.11"),
-    "torch": ("2.6", "2.14"),
-    "diffusers": ("0.42", "0.43"),
-    "transformers": ("5.0", "6"),
-    "numpy": ("1.20", "2"),
-}
-"""distribution → (first version, first version beyond), as in pyproject.toml."""
+logger = logging.getLogger(__name__)
 
-ESCAPE = "MS_CONTROLNET_ALLOW_UNTESTED"
+
+class Range(NamedTuple):
+    """first: older versions are known not to work. tested: the newest that the tests ran with; newer ones are tried.
+    beyond: from here on known not to work, ``""`` if no such version is known. why: what older ones lack."""
+
+    first: str
+    tested: str
+    beyond: str = ""
+    why: str = ""
+
+    def requirement(self, name: str) -> str:
+        return f"{name}>={self.first}" + (f",<{self.beyond}" if self.beyond else "")
+
+
+RANGES = {
+    "mindspore": Range("2.7", "2.10", why="mindspore.jit of generated source is younger"),
+    "torch": Range("2.6", "2.15", why="torch.export without dynamo, with whole operators, is younger"),
+    "diffusers": Range("0.25", "0.42", why="parts of its attention that adapters know are younger"),
+    "transformers": Range("4.36", "5.24", why="its CLIP has another layout"),
+    "numpy": Range("1.20", "1.26", beyond="2", why=""),
+}
+"""By distribution; the requirements in pyproject.toml."""
 
 
 def installed(name: str) -> str | None:
@@ -28,22 +44,44 @@ def installed(name: str) -> str | None:
 
 
 def problem(name: str) -> str | None:
-    """What is wrong with the installed version of ``name``, with the command that mends it; None if nothing."""
-    low, high = TESTED[name]
-    wanted = f"{name}>={low},<{high}"
-    version = installed(name)
+    """Why the installed version of ``name`` cannot work, and the nearest that does; None if it can."""
+    known, version = RANGES[name], installed(name)
     if version is None:
-        return f"{name} is not installed: pip install '{wanted}'"
-    if not _numbers(low) <= _numbers(version) < _numbers(high):
-        return f"{name} {version} is outside the tested range: pip install '{wanted}'"
+        return f"{name} is not installed: pip install '{known.requirement(name)}'"
+    if known.beyond and _numbers(version) >= _numbers(known.beyond):
+        return _TOO_NEW[name].format(version=version)
+    if _numbers(version) < _numbers(known.first):
+        return f"{name} {version} is too old ({known.why}); the nearest that works is {name} {known.first}"
     return None
 
 
+_TOO_NEW = {
+    "numpy": "numpy {version} does not work with MindSpore's wheels, which are built against NumPy 1: pip install "
+             "'numpy<2' in an environment of its own, if your project needs NumPy 2 elsewhere",
+}  # fmt: skip
+
+
+def untested(name: str) -> str | None:
+    """What to say of an installed version that is newer than all that were tested; None if it is not."""
+    known, version = RANGES[name], installed(name)
+    digits = _numbers(known.tested)
+    if version is None or problem(name) or _numbers(version)[: len(digits)] <= digits:
+        return None
+    return f"{name} {version} is newer than what was tested ({name} {known.first} to {known.tested}); going on with it"
+
+
 def require(*names: str) -> None:
-    """Raise UnsupportedVersion unless all are in their tested ranges (or $MS_CONTROLNET_ALLOW_UNTESTED is set)."""
+    """Raises UnsupportedVersion if one is missing or known not to work; warns once of one that was not tested."""
     problems = [p for p in map(problem, names) if p]
-    if problems and not (os.environ.get(ESCAPE) and all(installed(n) for n in names)):
-        raise UnsupportedVersion("; ".join(problems) + f" (to try all the same: export {ESCAPE}=1)")
+    if problems:
+        raise UnsupportedVersion("; ".join(problems))
+    for said in filter(None, map(untested, names)):
+        _warn(said)
+
+
+@functools.cache
+def _warn(said: str) -> None:
+    logger.warning(said)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

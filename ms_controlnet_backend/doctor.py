@@ -14,7 +14,7 @@ def report(device: str | None = None) -> tuple[list[str], list[str]]:
     """(lines to show, problems found). Chooses no device and changes nothing."""
     lines = [f"python        {platform.python_version()} on {platform.machine()}"]
     problems = []
-    for name in versions.TESTED:
+    for name in versions.RANGES:
         lines.append(f"{name:<13} {versions.installed(name) or 'missing'}")
         problem = versions.problem(name)
         if problem:

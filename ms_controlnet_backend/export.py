@@ -77,7 +77,7 @@ def export(pipe, folder: Path, target: Target, **call) -> dict:
         "target": target.device,
         "npu": target.options.get("npu"),
         "without": sorted(target.without),
-        "versions": {name: versions.installed(name) for name in versions.TESTED},
+        "versions": {name: versions.installed(name) for name in versions.RANGES},
         "components": engine.components,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))

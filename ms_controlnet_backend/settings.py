@@ -76,10 +76,15 @@ class AnyNumber:
     __hash__ = None
 
 
-def _operator(function, swapped=False):
+def _operator(function, swapped=False, neutral=None):
+    """neutral: a number that changes nothing, so that a module which multiplies a setting of its own by 1 and divides
+    it again (diffusers' LoRA scales before 0.28) does not write to it."""
+
     def method(self, other):
         if not isinstance(other, (Symbol, torch.Tensor)) and not is_number(other):
             return NotImplemented
+        if neutral is not None and is_number(other) and other == neutral:
+            return self
         a, b = self.now(), _now(other)
         result = function(b, a) if swapped else function(a, b)
         if isinstance(other, torch.Tensor) or not isinstance(result, torch.Tensor):
@@ -121,8 +126,8 @@ class Symbol:
         raise TypeError("the truth of a setting is asked for while its module is traced")
 
     __hash__ = None
-    __mul__, __rmul__ = _operator(operator.mul), _operator(operator.mul, swapped=True)
-    __truediv__, __rtruediv__ = _operator(operator.truediv), _operator(operator.truediv, swapped=True)
+    __mul__, __rmul__ = _operator(operator.mul, neutral=1), _operator(operator.mul, swapped=True, neutral=1)
+    __truediv__, __rtruediv__ = _operator(operator.truediv, neutral=1), _operator(operator.truediv, swapped=True)
     __add__, __radd__ = _operator(operator.add), _operator(operator.add, swapped=True)
     __sub__, __rsub__ = _operator(operator.sub), _operator(operator.sub, swapped=True)
 

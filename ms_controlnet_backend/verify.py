@@ -55,7 +55,7 @@ class Report:
         return bool(self.operators or self.components) and all(f.ok for f in self.operators + self.components)
 
     def to_dict(self) -> dict:
-        installed = {name: versions.installed(name) for name in versions.TESTED}
+        installed = {name: versions.installed(name) for name in versions.RANGES}
         return {"format": FORMAT, "ok": self.ok, "versions": installed, **asdict(self)}
 
     def lines(self) -> list[str]:

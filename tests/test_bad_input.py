@@ -30,14 +30,39 @@ def test_not_a_pipeline(clean):
         clean.disable("pipe")
 
 
-@pytest.mark.parametrize("name, version", [("mindspore", "2.6.0"), ("mindspore", "2.11.0"), ("diffusers", "0.30.1")])
-def test_unsupported_version(clean, monkeypatch, name, version):
+@pytest.fixture
+def pretend(monkeypatch):
+    """``pretend(name, version)``: that this version of a distribution is installed."""
     real = versions.installed
-    monkeypatch.setattr(versions, "installed", lambda n: version if n == name else real(n))
-    with pytest.raises(UnsupportedVersion, match=f"{name} {version} is outside the tested range: pip install"):
+
+    def pretend(name, version):
+        monkeypatch.setattr(versions, "installed", lambda n: version if n == name else real(n))
+
+    versions._warn.cache_clear()
+    return pretend
+
+
+@pytest.mark.parametrize("name, version, nearest", [
+    ("mindspore", "2.6.0", "mindspore 2.7"), ("torch", "2.2.2", "torch 2.6"), ("diffusers", "0.24.0", "diffusers 0.25"),
+    ("transformers", "4.30.2", "transformers 4.36"), ("numpy", "2.1.0", "numpy<2")])  # fmt: skip
+def test_version_known_not_to_work(clean, pretend, name, version, nearest):
+    pretend(name, version)
+    with pytest.raises(UnsupportedVersion, match=f"{name} {version} .*{nearest}"):
         clean.enable()
-    monkeypatch.setenv(versions.ESCAPE, "1")
+
+
+@pytest.mark.parametrize("name, version", [("mindspore", "2.11.0"), ("diffusers", "0.43.0.dev0"), ("torch", "3.0"),
+                                           ("transformers", "6.0.1")])  # fmt: skip
+def test_untested_version(clean, pretend, caplog, name, version):
+    """It is said once, and tried."""
+    pretend(name, version)
     clean.enable()
+    clean.disable()
+    clean.enable()
+    (said,) = [r.getMessage() for r in caplog.records if "tested" in r.getMessage()]
+    known = versions.RANGES[name]
+    assert said.startswith(f"{name} {version} is newer than what was tested ({name} {known.first} to {known.tested})")
+    assert "pip" not in said
 
 
 def test_missing_dependency(monkeypatch):
@@ -46,10 +71,13 @@ def test_missing_dependency(monkeypatch):
         versions.require("mindspore")
 
 
-@pytest.mark.parametrize("version, inside", [("2.7.0", True), ("2.10.0rc1", True), ("2.11", False), ("2.6.9", False)])
-def test_version_ranges(monkeypatch, version, inside):
-    monkeypatch.setattr(versions, "installed", lambda n: version)
-    assert (versions.problem("mindspore") is None) == inside
+@pytest.mark.parametrize("version, works, tested", [
+    ("2.7.0", True, True), ("2.10.0rc1", True, True), ("2.10.9", True, True), ("2.11", True, False),
+    ("2.6.9", False, False)])  # fmt: skip
+def test_version_ranges(pretend, version, works, tested):
+    pretend("mindspore", version)
+    assert (versions.problem("mindspore") is None) == works
+    assert (works and versions.untested("mindspore") is None) == tested
 
 
 def test_unwritable_cache_folder(tmp_path, caplog):

@@ -196,7 +196,7 @@ def by_alpha(x, scale, scaling):
 
 
 def by_writing(x, scale, scaling):
-    scaling["a"] = scale * 1.0
+    scaling["a"] = scale * 0.5
     return x * scale
 
 
@@ -212,6 +212,22 @@ def test_arithmetic_is_traced():
     assert settings.module.scaling == {"a": 0.5, "b": 2.0}
     settings.module.scaling.update(a=0.25, b=8.0)
     assert torch.allclose(got, settings.module(x))
+
+
+def by_scaling_by_one(x, scale, scaling):
+    """So does diffusers before 0.28 around every forward."""
+    scaling["a"] *= 1.0
+    y = x * scaling["a"]
+    scaling["a"] /= 1.0
+    return y
+
+
+def test_scaling_by_one_is_no_change(clean):
+    settings, x = _settings(by_scaling_by_one), torch.ones(2)
+    structure, tensors = Arguments(settings.module.forward).split((x,), {})
+    captured = capture("scaled", settings.module, settings.module.forward, structure, tensors, settings)
+    (got,) = captured.graph_module(x, torch.tensor([0.25, 8.0]))
+    assert torch.equal(got, x * 0.25) and settings.module.scaling == {"a": 0.5, "b": 2.0}
 
 
 def _settings(use):

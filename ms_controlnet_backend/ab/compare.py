@@ -48,7 +48,7 @@ class Settings:
     def report(self) -> Report:
         """An empty report on these sides."""
         environment = {f"backend {side}": engine.describe() for side, engine in zip(self.sides, self.engines)}
-        environment |= {name: versions.installed(name) or "-" for name in versions.TESTED}
+        environment |= {name: versions.installed(name) or "-" for name in versions.RANGES}
         environment |= {
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",

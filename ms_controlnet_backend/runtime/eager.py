@@ -48,7 +48,7 @@ class Eager:
         tensors = [leaves[i] for i in places]
         if not all(map(_is_fed, tensors)):
             return NotImplemented
-        key = (op, spec, *map(_key, leaves))
+        key = (op, torch_operators.structure(spec), *map(_key, leaves))
         graph = self._graphs.use(key)
         if graph is NotImplemented:
             return graph
@@ -87,7 +87,7 @@ class Eager:
             args, kwargs = pytree.tree_unflatten(map(plain, leaves), spec)
             return op(*args, **kwargs)
 
-        key = (op, spec, *map(_key, leaves))
+        key = (op, torch_operators.structure(spec), *map(_key, leaves))
         layouts = self._graphs.use(key)
         if layouts is None:
             with torch_operators.examples():

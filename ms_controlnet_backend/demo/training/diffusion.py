@@ -18,6 +18,7 @@ from ..scenes import caption, draw, edge_map, sample
 from .data import CAPTIONS, tokens, unpacked
 from .loop import Run
 from .parts import CONTROLS, make_controlnet, make_scheduler, make_text_encoder, make_unet
+from .portable import make_portable
 
 BATCH = 32
 UNNAMED = 0.12
@@ -99,6 +100,7 @@ def _export(modules, vae, tokenizer, folder: Path) -> None:
     StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(folder)
     for name, place in zip(CONTROLS, ("controlnet", "controlnet_masks"), strict=True):
         halves[name].save_pretrained(folder / place)
+    make_portable(folder)
 
 
 def _grid(pipe, file: Path) -> None:
