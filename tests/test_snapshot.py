@@ -1,6 +1,7 @@
 """What the freshness check notices, one thing at a time, and what it leaves alone."""
 
 import contextlib
+import sys
 
 import models
 import pytest
@@ -17,6 +18,18 @@ class Processor:
         self.offset = torch.zeros(1)
 
 
+class Config:
+    """With an ``__eq__`` as those of transformers 4: of anything else it is False."""
+
+    def __init__(self, size=1):
+        self.size = size
+
+    def __eq__(self, other):
+        return isinstance(other, Config) and vars(self) == vars(other)
+
+    __hash__ = None
+
+
 class Module(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -29,6 +42,8 @@ class Module(torch.nn.Module):
         self.adapters = ["default"]
         self.plain = torch.ones(1)
         self.factor = 1.0
+        self.config = Config()
+        self.configs = [Config(2)]
 
 
 def one_element(m):
@@ -50,6 +65,8 @@ CHANGES = {
     "set in an object": lambda m: m.processor.names.add("b"),
     "tensor in an object": lambda m: setattr(m.processor, "offset", torch.zeros(1)),
     "object": lambda m: setattr(m, "processor", Processor()),
+    "object replaced by an equal one": lambda m: setattr(m, "config", Config()),
+    "object in a list replaced by an equal one": lambda m: m.configs.__setitem__(0, Config(2)),
     "attribute removed": lambda m: delattr(m, "factor"),
     "training": lambda m: m.child.train(not m.training),
     "probability": lambda m: setattr(m.child[1], "p", 0.3),
@@ -101,6 +118,23 @@ def test_looks_are_compared_by_guards_of_torch():
     assert looks._guards is not None and looks._guards.check(*looks._tensors)
     looks._guards = None
     assert looks.same() and looks._guards is not None
+
+
+SIZES = Config(3)
+
+
+def test_what_foreign_code_reads(monkeypatch):
+    """… in a cell and among globals, where it has an ``__eq__`` of its own."""
+    config, m = Config(), Module().eval()
+    m.linear.forward = lambda x: x * config.size * SIZES.size
+    snapshot = Snapshot(m)
+    assert snapshot.same()
+    config = Config()
+    assert not snapshot.same()
+    snapshot = Snapshot(m)
+    assert snapshot.same()
+    monkeypatch.setattr(sys.modules[__name__], "SIZES", Config(3))
+    assert not snapshot.same()
 
 
 def test_cycles_end():

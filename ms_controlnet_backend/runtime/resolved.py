@@ -65,7 +65,7 @@ class Resolved:
 
     def same(self) -> bool:
         try:
-            if list(map(len, self._dicts)) == self._sizes and self._now() == self._values:
+            if list(map(len, self._dicts)) == self._sizes and self._values == self._now():
                 return True
         except (KeyError, RuntimeError, ValueError):  # gone; or a comparison that came down to tensors or arrays
             pass

@@ -77,9 +77,9 @@ class Snapshot:
                 and list(map(len, self._tables)) == self._lengths
                 and all(map(operator.is_, chain.from_iterable(map(dict.values, self._tables)), self._values))
                 and list(chain.from_iterable(self._tables)) == self._keys
-                and all(map(operator.eq, self._live, self._then))
+                and all(map(operator.eq, self._then, self._live))  # what was decides, not a script's own ``__eq__``
                 and all(map(operator.is_, map(_held, self._residents), self._held))
-                and self._cell_contents() == self._contents
+                and self._contents == self._cell_contents()
                 and list(map(type, self._objects)) == self._types
                 and self._resolved.same()
                 and self._now() == self._places
@@ -160,7 +160,7 @@ class Snapshot:
             self._keep(o)
             children = [v for k, v in o.items() if k not in skip]
         elif isinstance(o, (list, set)):
-            self._equals(o, self._expected(o, type(o)(o)))
+            self._equals(o, self._expected(o, type(o)(map(weakly, o) if isinstance(o, list) else o)))
             children = list(o)
         elif isinstance(o, (tuple, frozenset)):
             children = list(o)
@@ -192,6 +192,6 @@ class _Anything:
 
 def _differs(now, then) -> bool:
     try:
-        return not now == then
+        return not then == now
     except (RuntimeError, ValueError):  # a comparison that came down to the values of tensors or arrays
         return True
