@@ -13,8 +13,8 @@ _IP_PROCESSORS = ("IPAdapterAttnProcessor", "IPAdapterAttnProcessor2_0")  # not 
 def scales(module):
     """The slots of all scales below a module: (container, key)."""
     for m in module.modules():
-        if type(m).__name__ in _IP_PROCESSORS and isinstance(m.scale, list):
-            yield from ((m.scale, i) for i in range(len(m.scale)))
+        if type(m).__name__ in _IP_PROCESSORS:
+            yield vars(m), "scale"  # a number before diffusers 0.27, a list since; 0.27 gives all the same new list
         elif _lora_layer(m) and isinstance(m.scaling, dict):
             yield from ((m.scaling, name) for name in m.scaling)
 

@@ -1,12 +1,14 @@
 """Numbers kept inside a module (LoRA and IP-Adapter scales) that are fed to its graph instead of being baked in.
 
-A *slot* is a place of such a number: a dictionary or list that the module owns, and a key in it. While the module is
-traced, a :class:`Symbol` lies in every slot: it stands for one element of a vector that is an input of the graph.
+A *slot* is a place of such a number, or of a list of them: a dictionary or list that the module owns, and a key in it.
+While the module is traced, a :class:`Symbol` lies in place of every number: it stands for one element of a vector that
+is an input of the graph.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import operator
 import threading
 from collections.abc import Iterable
@@ -19,19 +21,22 @@ OWNER = "*settings"  # in Structure.owners; no argument can have this name
 
 
 class Settings:
-    """The slots of one module, in a fixed order. A slot that holds no plain number is left out: it is baked in."""
+    """The slots of one module, in a fixed order. A slot that holds something else is left out: it is baked in."""
 
     def __init__(self, slots: Iterable[tuple] = ()):
         unique = {(id(container), key): (container, key) for container, key in slots}
-        self.slots = [(c, k) for c, k in unique.values() if is_number(c[k])]
+        self.slots = [(c, k) for c, k in unique.values() if is_number(c[k]) or is_list(c[k])]
         self._values: tuple = ()
         self._tensor: torch.Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.slots)
+        return len(self.values())
 
     def values(self) -> tuple:
-        return tuple([container[key] for container, key in self.slots])
+        values = [container[key] for container, key in self.slots]
+        if list not in map(type, values):
+            return tuple(values)
+        return tuple([n for v in values for n in (v if type(v) is list else (v,))])
 
     def tensors(self) -> list[torch.Tensor]:
         """What is fed for the slots: nothing, or a float32 vector (the same tensor while the numbers are the same)."""
@@ -46,25 +51,52 @@ class Settings:
     @contextlib.contextmanager
     def traced(self, vector: torch.Tensor):
         """Symbols for the elements of the vector lie in the slots. Raises Refused if the code inside wrote to one."""
-        put = [(c, k, c[k], Symbol(vector[i], c[k])) for i, (c, k) in enumerate(self.slots)]
+        elements = map(vector.__getitem__, itertools.count())
+        put = [(c, k, c[k], _symbols(c[k], elements)) for c, k in self.slots]
+        made = [list(symbols) if type(symbols) is list else symbols for *_, symbols in put]
         written = False
         try:
-            for container, key, _, symbol in put:
-                container[key] = symbol
+            for container, key, _, symbols in put:
+                container[key] = symbols
             yield
         finally:
-            for container, key, number, symbol in put:
-                if container[key] is symbol:
-                    container[key] = number
-                elif isinstance(container[key], Symbol):  # otherwise another thread wrote a number: it stays
-                    container[key] = number
-                    written = True
+            for slot, own in zip(put, made):
+                written |= _restored(*slot, own)
         if written:
             raise Refused("the module writes to its own settings while it runs")
 
 
+def _symbols(value, elements):
+    """In place of a number, or of a list of them."""
+    if type(value) is list:
+        return [Symbol(next(elements), n) for n in value]
+    return Symbol(next(elements), value)
+
+
+def _restored(container, key, was, symbols, made) -> bool:
+    """Puts back what was; was it written to by what is traced? What another thread wrote, plain numbers, stays."""
+    now = container[key]
+    if now is not symbols:
+        if any(isinstance(n, Symbol) for n in (now if type(now) is list else [now])):
+            container[key] = was
+            return True
+        return False
+    container[key] = was
+    if type(was) is not list or len(symbols) == len(made) and all(map(operator.is_, symbols, made)):
+        return False
+    if len(symbols) != len(made) or any(isinstance(n, Symbol) and n is not m for n, m in zip(symbols, made)):
+        return True
+    was[:] = [old if n is m else n for n, m, old in zip(symbols, made, was)]
+    return False
+
+
 def is_number(value) -> bool:
     return type(value) in (int, float)
+
+
+def is_list(value) -> bool:
+    """Of numbers, at least one."""
+    return type(value) is list and bool(value) and all(map(is_number, value))
 
 
 class AnyNumber:

@@ -138,18 +138,22 @@ KINDS = {
 def pipeline(kind="txt2img", nets=1, checker=False, **components):
     """A fresh pipeline of the kind, with ``nets`` ControlNets."""
     import diffusers
-    from transformers import CLIPImageProcessor
 
     control = [controlnet(10 * (i + 1)) for i in range(nets)]
     parts = dict(
         unet=unet(), controlnet=control if nets > 1 else control[0], vae=vae(), text_encoder=text_encoder(),
         tokenizer=tokenizer(), scheduler=scheduler(), safety_checker=safety_checker() if checker else None,
-        feature_extractor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-        if checker else None,
+        feature_extractor=feature_extractor() if checker else None,
     )  # fmt: skip
     pipe = getattr(diffusers, KINDS[kind])(**parts | components, requires_safety_checker=checker)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def feature_extractor():
+    from transformers import CLIPImageProcessor
+
+    return CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
 
 
 def picture(seed=0, size=SIZE):

@@ -14,6 +14,9 @@ from ms_controlnet_backend.demo import judge, model, scenes
 from ms_controlnet_backend.demo.training import figures
 
 COUNT = 16
+FIGURES = {"ids": (534.5, 192.13205), "words": (-0.01338985, 0.7804390), "latents": (-0.136244, 1.6038512),
+           "decoded": (-0.2492239, 0.4896289)}  # fmt: skip
+"""(mean, standard deviation)"""
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,24 @@ def test_it_is_small_and_half():
         with safe_open(file, "pt") as weights:
             dtypes = {weights.get_tensor(k).dtype for k in weights.keys()}  # noqa: SIM118
         assert dtypes == {torch.float32 if file.parent.name == "text_encoder" else torch.float16}, file
+
+
+def test_all_versions_read_it_alike():
+    """Figures of diffusers 0.42 and transformers 5.23; what is not found in a file would be random."""
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(model.folder(), subfolder="tokenizer")
+    ids = tokenizer(["Two dotted zebras! é"], padding="max_length", max_length=48, return_tensors="pt").input_ids
+    text = CLIPTextModel.from_pretrained(model.folder(), subfolder="text_encoder")
+    vae = AutoencoderKL.from_pretrained(model.folder(), subfolder="vae").float()
+    picture = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
+    with torch.no_grad():
+        latents = vae.encode(picture).latent_dist.mode()
+        tensors = {"ids": ids.float(), "words": text(ids)[0], "latents": latents, "decoded": vae.decode(latents).sample}
+    found = {name: (t.mean().item(), t.std().item()) for name, t in tensors.items()}
+    for name, figures in FIGURES.items():
+        assert found[name] == pytest.approx(figures, rel=1e-4, abs=1e-5), name
 
 
 @pytest.mark.parametrize("backend", ["torch", "mindspore"])

@@ -1,10 +1,14 @@
 """IP-Adapter: loaded into a pipeline that already ran, scaled, and unloaded; each time the same as on torch."""
 
+import tempfile
+from pathlib import Path
+
 import models
 import numpy as np
 import parity
 import pytest
 import torch
+import upstream
 
 import ms_controlnet_backend
 
@@ -37,8 +41,15 @@ def state_dict(unet, seed=60, tokens=4):
 
 
 def load(pipe, *seeds):
-    states = [state_dict(pipe.unet, seed) for seed in seeds]
-    pipe.load_ip_adapter(states, subfolder=[""] * len(states), weight_name=[""] * len(states))
+    """From files, and lists only of several: all that diffusers 0.25 knows."""
+    with tempfile.TemporaryDirectory() as folder:
+        names = [f"{seed}.bin" for seed in seeds]
+        for seed, name in zip(seeds, names):
+            torch.save(state_dict(pipe.unet, seed), Path(folder, name))
+        if len(seeds) == 1:
+            pipe.load_ip_adapter(folder, subfolder="", weight_name=names[0])
+        else:
+            pipe.load_ip_adapter([folder] * len(seeds), subfolder=[""] * len(seeds), weight_name=names)
 
 
 def compiles():
@@ -47,7 +58,7 @@ def compiles():
 
 @pytest.fixture
 def pipe(clean):
-    pipe = models.pipeline(image_encoder=image_encoder())
+    pipe = models.pipeline(image_encoder=image_encoder(), feature_extractor=models.feature_extractor())
     clean.enable(pipe, strict=True)
     return pipe
 
@@ -61,22 +72,25 @@ def test_loaded_scaled_and_unloaded(pipe):
     seen.new(parity.assert_same(pipe, with_image)[0])
     assert ms_controlnet_backend.stats()["image_encoder"].calls > 0
     before = compiles()
-    for scale in (0.4, 0.0, 2, {"up": 0.8}):
+    for scale in (0.4, 0.0, 2, {"up": 0.8})[: 4 if upstream.at_least("diffusers", "0.28") else 3]:
         pipe.set_ip_adapter_scale(scale)
         if scale == 0.0:
             assert np.abs(parity.assert_same(pipe, with_image)[0] - plain).max() < 1 / 255
         else:
             seen.new(parity.assert_same(pipe, with_image)[0])
-    generator = torch.Generator().manual_seed(9)
-    embeds = torch.randn(2, 1, PROJECTION, generator=generator)
-    seen.new(parity.assert_same(pipe, lambda: models.call_kwargs(ip_adapter_image_embeds=[embeds.clone()]))[0])
+    if upstream.at_least("diffusers", "0.27"):
+        embeds = torch.randn(2, 1, PROJECTION, generator=torch.Generator().manual_seed(9))
+        seen.new(parity.assert_same(pipe, lambda: models.call_kwargs(ip_adapter_image_embeds=[embeds.clone()]))[0])
     assert compiles() == before
+    if not hasattr(pipe, "unload_ip_adapter"):  # before diffusers 0.26
+        return
     pipe.unload_ip_adapter()
-    assert np.abs(parity.assert_same(pipe, models.call_kwargs)[0] - plain).max() == 0
+    assert np.abs(parity.assert_same(pipe, models.call_kwargs)[0] - plain).max() < 1e-5
 
 
 def test_two_adapters_with_masks(pipe):
     """One image each, and an image of which only a part counts."""
+    upstream.needs(upstream.at_least("diffusers", "0.28"), "diffusers", "several IP-Adapters with masks")
     load(pipe, 60, 61)
     embeds = [torch.randn(2, 1, PROJECTION, generator=torch.Generator().manual_seed(i)) for i in (1, 2)]
     masks = [torch.zeros(1, 1, models.SIZE, models.SIZE) for _ in embeds]

@@ -6,6 +6,7 @@ import models
 import parity
 import pytest
 import torch
+import upstream
 
 import ms_controlnet_backend
 from ms_controlnet_backend import plugins
@@ -63,6 +64,7 @@ def two(unet):
     "options", [{}, {"targets": [*LINEAR, "conv1"]}, {"use_dora": True}], ids=["linear", "convolution", "dora"]
 )
 def test_weights_of_adapters(clean, options):
+    upstream.needs(upstream.has("peft.LoraConfig", "use_dora") or "use_dora" not in options, "peft", "DoRA")
     twins = Twins(clean, lambda unet: lora(unet, "first", 0, **options))
     for weight in (1.0, 0.3, 0, -0.5, 1.7):
         twins.agree(lambda unet, weight=weight: unet.set_adapters(["first"], [weight]))
@@ -74,8 +76,9 @@ def test_two_adapters_and_blocks(clean):
     twins.agree()
     for a, b in ((0.1, 0.4), (0.1, 0.0), (-1.0, 2.0)):
         twins.agree(lambda unet, a=a, b=b: unet.set_adapters(["first", "second"], [a, b]))
-    blocks = {"down": 0.5, "mid": 0.1, "up": {"block_0": [0.9, 0.2]}}
-    twins.agree(lambda unet: unet.set_adapters(["first", "second"], [blocks, 0.3]))
+    if upstream.at_least("diffusers", "0.28"):
+        blocks = {"down": 0.5, "mid": 0.1, "up": {"block_0": [0.9, 0.2]}}
+        twins.agree(lambda unet: unet.set_adapters(["first", "second"], [blocks, 0.3]))
     assert compiles() == 1
     twins.agree(lambda unet: unet.set_adapters(["second"], [0.9]))  # the others are active adapters: structure
     assert compiles() == 2
@@ -111,6 +114,7 @@ def test_scale_in_the_call(clean):
 
 
 def test_changes_of_kind_are_captured_again(clean):
+    upstream.needs(upstream.at_least("diffusers", "0.28"), "diffusers", "scales that are tensors: they are divided in place")
     twins = Twins(clean, two)
     twins.agree()
     layer = "up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
@@ -261,6 +265,66 @@ def test_what_cannot_be_traced_is_captured_again(clean, use):
             got = engine.component(site)(module.forward, (x,), {})
             torch.testing.assert_close(got, module(x))
     assert engine.stats()["scaled"].compiles == 4
+
+
+class Branches(torch.nn.Module):
+    """Two processors with lists of scales."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Identity(), torch.nn.Identity()
+        self.a.scale = self.b.scale = [0.5, 2.0]  # as diffusers 0.27 does, one list for all
+
+    def forward(self, x):
+        for n, m in enumerate((self.a, self.b)):
+            for i, scale in enumerate(m.scale):
+                x = x + (x + 10 * n + i) * scale
+        return x
+
+
+def test_lists_of_numbers(clean):
+    """… are inputs, replaced as a whole, changed in place or shared; another length is another graph."""
+    from ms_controlnet_backend.hookspecs import Options, Site
+
+    module, x = Branches().eval(), torch.tensor([1.0, -2.0])
+    engine = plugins.registry().backend("mindspore").build(Options(strict=True))
+    site = Site("branches", module, settings=lambda m: [(vars(m.a), "scale"), (vars(m.b), "scale")])
+
+    def agree():
+        with torch.no_grad():
+            torch.testing.assert_close(engine.component(site)(module.forward, (x,), {}), module(x))
+        return engine.stats()["branches"].compiles
+
+    assert agree() == 1
+    module.a.scale = module.b.scale = [0.1, 3.0]
+    assert agree() == 1
+    module.a.scale = [0.7, 0.2]
+    assert agree() == 1
+    module.b.scale[1] = -1.0
+    assert agree() == 1
+    module.a.scale = [0.7]
+    assert agree() == 2
+    module.a.scale = [0.9]
+    assert agree() == 2
+    module.a.scale = [[0.5]]  # of lists: baked in
+    module.forward, plain = (lambda x: x * module.a.scale[0][0]), module.forward
+    assert agree() == 3
+    module.a.scale = [[0.25]]
+    assert agree() == 4
+
+
+def test_writing_to_a_list_is_refused(clean):
+    module = Branches().eval()
+
+    def forward(x):
+        module.a.scale[0] = module.a.scale[1] * 2
+        return x
+
+    settings = Settings([(vars(module.a), "scale"), (vars(module.b), "scale")])
+    structure, tensors = Arguments(forward).split((torch.ones(2),), {})
+    with pytest.raises(Refused, match="writes to its own settings"):
+        capture("branches", module, forward, structure, tensors, settings)
+    assert module.a.scale is module.b.scale and module.a.scale == [0.5, 2.0]
 
 
 def test_other_threads_see_the_numbers(clean):

@@ -37,13 +37,15 @@ class Snapshot:
     """Everything reachable from a module that a capture may depend on: tensors by identity, place, dtype, shape
     and strides (not by value), modules and other objects by identity, what they contain and plain values by value.
 
-    slots: (container, key) of numbers that are inputs of the graph: any number will do there. covered: does the class's
+    slots: (container, key) of numbers, or lists of numbers, that are inputs of the graph: any will do there. covered: does the class's
     forward run, whatever a script put on the module itself?"""
 
     def __init__(self, module: torch.nn.Module, slots=(), covered: bool = False):
         self._slots: dict[int, list] = {}
         for container, key in slots:
             self._slots.setdefault(id(container), []).append(key)
+            if type(container[key]) is list:
+                self._slots[id(container[key])] = list(range(len(container[key])))
         self._tables: list[dict] = []  # compared by identity of their values
         self._empty: list = []  # containers that were, the most of them: hooks that nobody set
         self._live: list = []  # the others, and shallow copies of what they were:
@@ -177,7 +179,7 @@ class Snapshot:
 
     def _expected(self, o, copy):
         for key in self._slots.get(id(o), ()):
-            copy[key] = AnyNumber()
+            copy[key] = [AnyNumber() for _ in o[key]] if type(o[key]) is list else AnyNumber()
         if id(o) == self._covered:
             copy["forward"] = _Anything()
         return copy

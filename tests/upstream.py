@@ -1,0 +1,29 @@
+"""What the installed diffusers, transformers and peft have: tests of what is younger are skipped."""
+
+import importlib
+import inspect
+from importlib import metadata
+
+import pytest
+
+
+def at_least(name: str, version: str) -> bool:
+    """Of versions such as ``"0.28"``, and only where nothing can be looked for instead."""
+    numbers = lambda text: [int(n) for n in text.split(".")[:2]]  # noqa: E731
+    return numbers(metadata.version(name)) >= numbers(version)
+
+
+def has(path: str, argument: str | None = None) -> bool:
+    """``"diffusers.ControlNetUnionModel"`` can be imported, and takes this argument."""
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, RuntimeError):
+        return False
+    return argument is None or argument in inspect.signature(found).parameters
+
+
+def needs(what: bool, name: str, why: str) -> None:
+    """Skips a test whose subject this release of ``name`` has not."""
+    if not what:
+        pytest.skip(f"missing upstream: {why} (not in {name} {metadata.version(name)})")
