@@ -65,7 +65,8 @@ class Site:
         zero? Then the module is not run.
     resident: the outputs stay on the device, as other sites take them.
     settings: finds the numbers kept inside the module that are fed to the graph as well: (dictionary or list, key) of
-        each number, or list of numbers. They must be used in arithmetic only; comparisons with 0 and 1 may choose a shortcut.
+        each number, or list of numbers. They must be used in arithmetic only; comparisons with 0 and 1 may choose a
+        shortcut.
     around: ``(module, args, kwargs)`` → a context manager that does what upstream's ``forward`` does to the module
         before and after because of an argument, and yields the (args, kwargs) that remain.
     component: label of the component that this is a part of: its calls are counted there.

@@ -51,8 +51,8 @@ def test_all_versions_read_it_alike():
         latents = vae.encode(picture).latent_dist.mode()
         tensors = {"ids": ids.float(), "words": text(ids)[0], "latents": latents, "decoded": vae.decode(latents).sample}
     found = {name: (t.mean().item(), t.std().item()) for name, t in tensors.items()}
-    for name, figures in FIGURES.items():
-        assert found[name] == pytest.approx(figures, rel=1e-4, abs=1e-5), name
+    for name, expected in FIGURES.items():
+        assert found[name] == pytest.approx(expected, rel=1e-4, abs=1e-5), name
 
 
 @pytest.mark.parametrize("backend", ["torch", "mindspore"])

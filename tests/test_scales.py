@@ -114,7 +114,7 @@ def test_scale_in_the_call(clean):
 
 
 def test_changes_of_kind_are_captured_again(clean):
-    upstream.needs(upstream.at_least("diffusers", "0.28"), "diffusers", "scales that are tensors: they are divided in place")
+    upstream.needs(upstream.at_least("diffusers", "0.28"), "diffusers", "scales that are tensors (divided in place)")
     twins = Twins(clean, two)
     twins.agree()
     layer = "up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
@@ -307,7 +307,7 @@ def test_lists_of_numbers(clean):
     module.a.scale = [0.9]
     assert agree() == 2
     module.a.scale = [[0.5]]  # of lists: baked in
-    module.forward, plain = (lambda x: x * module.a.scale[0][0]), module.forward
+    module.forward = lambda x: x * module.a.scale[0][0]
     assert agree() == 3
     module.a.scale = [[0.25]]
     assert agree() == 4

@@ -37,8 +37,8 @@ class Snapshot:
     """Everything reachable from a module that a capture may depend on: tensors by identity, place, dtype, shape
     and strides (not by value), modules and other objects by identity, what they contain and plain values by value.
 
-    slots: (container, key) of numbers, or lists of numbers, that are inputs of the graph: any will do there. covered: does the class's
-    forward run, whatever a script put on the module itself?"""
+    slots: (container, key) of numbers, or lists of numbers, that are inputs of the graph: any will do there.
+    covered: does the class's forward run, whatever a script put on the module itself?"""
 
     def __init__(self, module: torch.nn.Module, slots=(), covered: bool = False):
         self._slots: dict[int, list] = {}

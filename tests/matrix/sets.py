@@ -1,0 +1,65 @@
+"""Which versions are tested together, and with what."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Set(NamedTuple):
+    """python: its minor version. pins: what is installed beside this package."""
+
+    python: str
+    pins: tuple[str, ...]
+
+    @classmethod
+    def of(cls, python: str, **versions: str) -> Set:
+        return cls(python, tuple(f"{name}=={version}" for name, version in versions.items()))
+
+
+_OF_THE_TESTS = dict(torch="2.13.0", diffusers="0.42.1", transformers="5.23.0", peft="0.21.2", accelerate="1.15.0")
+SETS = {
+    "0.25": Set.of("3.10", torch="2.6.0", diffusers="0.25.0", transformers="4.36.2", huggingface_hub="0.25.2",
+                   accelerate="0.25.0", peft="0.7.1"),
+    "0.27": Set.of("3.11", torch="2.13.0", diffusers="0.27.2", transformers="4.39.3", huggingface_hub="0.25.2",
+                   accelerate="0.28.0", peft="0.10.0"),
+    "0.30": Set.of("3.11", torch="2.13.0", diffusers="0.30.3", transformers="4.44.2", huggingface_hub="0.25.2",
+                   accelerate="0.33.0", peft="0.12.0"),
+    "0.32": Set.of("3.11", torch="2.13.0", diffusers="0.32.2", transformers="4.47.1", huggingface_hub="0.27.1",
+                   accelerate="1.2.1", peft="0.14.0"),
+    "0.35": Set.of("3.11", torch="2.13.0", diffusers="0.35.2", transformers="4.57.1", huggingface_hub="0.35.3",
+                   accelerate="1.10.1", peft="0.17.1"),
+    "0.38": Set.of("3.11", torch="2.13.0", diffusers="0.38.0", transformers="5.9.0", accelerate="1.13.0",
+                   peft="0.19.1"),
+    "newest": Set.of("3.12", torch="2.15.0", diffusers="0.42.1", transformers="5.24.0", accelerate="1.15.0",
+                     peft="0.21.2"),
+    "MindSpore 2.7": Set.of("3.11", mindspore="2.7.2", **_OF_THE_TESTS),
+    "MindSpore 2.8": Set.of("3.11", mindspore="2.8.0", **_OF_THE_TESTS),
+    "MindSpore 2.9": Set.of("3.11", mindspore="2.9.0", **_OF_THE_TESTS),
+}  # fmt: skip
+IN_CI = ("0.25", "0.32", "newest")
+
+SCRIPTS = ("sd_canny_offload", "sd_canny_xformers", "sd_callback", "sd_depth_cuda", "sd_device_variable", "sd_faster",
+           "sd_fp16_variant", "sd_freeu", "sd_guess_mode", "sd_guidance_window", "sd_img2img", "sd_inpaint",
+           "sd_ip_adapter", "sd_lora_scales", "sd_multi_controlnet", "sd_prompt_embeds", "sd_safety_checker",
+           "sd_save_and_reload", "sd_sequential_offload", "sd_swap_controlnet", "sd_textual_inversion", "t2i_adapter",
+           "xl_canny", "xl_inpaint", "xl_union")  # fmt: skip
+JOB = ("tests/test_parity.py", "tests/test_scales.py", "tests/test_ip_adapter.py", "tests/test_freshness.py",
+       "tests/test_checkpoint.py::test_all_versions_read_it_alike", "tests/test_cli.py::test_demo",
+       *(f"tests/test_scripts.py::test_same_pictures[{name}]" for name in SCRIPTS))  # fmt: skip
+"""What runs with each set."""
+
+
+def interpreter(version: str) -> str | None:
+    """A Python of this minor version: on the path, or one of pyenv's."""
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    known = (str(p) for p in sorted(versions.glob(f"{version}.*/bin/python")))
+    for python in filter(None, (shutil.which(f"python{version}"), *known)):
+        code = "import sys, venv; print('%d.%d' % sys.version_info[:2])"
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+        if done.stdout.strip() == version:
+            return python
+    return None
