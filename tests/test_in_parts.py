@@ -14,6 +14,8 @@ import small_component
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ms_controlnet_backend.runtime import parts
+
 small = small_component.adapter
 
 
@@ -79,14 +81,18 @@ def test_strict(clean):
         draw(pipe)
 
 
-def test_said_once(clean, caplog):
+def test_said_once(clean, caplog, monkeypatch):
+    monkeypatch.setattr(parts, "A_RUN", 6)
+    caplog.set_level("INFO")
     pipe = models.pipeline()
     patches.replaced_forward(pipe)
     clean.enable(pipe)
     draw(pipe), draw(pipe)
     (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "unet" in r.getMessage()]
     assert "parameters compiled: foreign code changes a list while it runs (up_blocks.1)" in said
+    (said,) = [r.getMessage() for r in caplog.records if "of its seconds" in r.getMessage()]
     stats = clean.stats()["unet"]
+    assert said.startswith(f"unet runs in {stats.parts} parts: ") and said.endswith("after 6 calls")
     assert 0 < stats.share_of_seconds < 1
 
 
