@@ -15,7 +15,8 @@ def report(device: str | None = None) -> tuple[list[str], list[str]]:
     lines = [f"python        {platform.python_version()} on {platform.machine()}"]
     problems = []
     for name in versions.RANGES:
-        lines.append(f"{name:<13} {versions.installed(name) or 'missing'}")
+        newer = f" (tested: to {versions.RANGES[name].tested})" if versions.untested(name) else ""
+        lines.append(f"{name:<13} {versions.installed(name) or 'missing'}{newer}")
         problem = versions.problem(name)
         if problem:
             problems.append(problem)

@@ -84,6 +84,17 @@ def test_doctor(capsys):
     assert not logging.getLogger("ms_controlnet_backend.runtime.source_cache").level  # what it warns of is said again
 
 
+@pytest.mark.parametrize("name, version, said", [
+    ("torch", "3.1", "torch         3.1 (tested: to 2."), ("numpy", "2.1.0", "in an environment of its own")])  # fmt: skip
+def test_doctor_on_versions(capsys, monkeypatch, name, version, said):
+    from ms_controlnet_backend.compat import versions
+
+    real = versions.installed
+    monkeypatch.setattr(versions, "installed", lambda n: version if n == name else real(n))
+    assert cli.main(["doctor"]) == (name == "numpy")
+    assert said in capsys.readouterr().out
+
+
 def test_doctor_finds_what_is_missing(capsys, monkeypatch):
     from ms_controlnet_backend.compat import versions
 
