@@ -4,6 +4,7 @@ import models
 import parity
 import pytest
 import torch
+import upstream
 
 import ms_controlnet_backend
 
@@ -75,6 +76,7 @@ def unfuse(pipe):
 
 
 def unload(pipe):
+    upstream.needs(hasattr(pipe.unet, "unload_lora"), "diffusers", "unload_lora of a UNet")
     pipe.unet.unload_lora()
 
 
