@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
@@ -43,6 +45,7 @@ def adapter():
     plugins.manager().register(plugin)
     yield
     plugins.manager().unregister(plugin)
+    gc.collect()  # its pipelines, or other tests would enable them without the adapter
 
 
 def pipeline():

@@ -1,5 +1,6 @@
 """No script that runs on torch may crash: whatever fails, the component stays on torch and one warning says why."""
 
+import gc
 import logging
 
 import pytest
@@ -51,6 +52,7 @@ def pipe(register):
             super().__init__()
             self.small = small
 
+    gc.collect()  # pipelines of other tests would be enabled too, and warned of
     register(Plugin())
     return Pipeline(Small())
 

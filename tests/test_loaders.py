@@ -1,6 +1,7 @@
 """Upstream's loaders and adapters, unchanged: after each step the pipeline computes what it computes on torch."""
 
 import filecmp
+import inspect
 from pathlib import Path
 
 import diffusers
@@ -35,10 +36,11 @@ def write_lora(folder, seed, **options):
     """A LoRA file for UNet and text encoder, as upstream's training scripts write it."""
     unet, unet_config = peft(models.unet(), seed, **options)
     text, text_config = peft(models.text_encoder(), seed + 1, TEXT, **options)
-    diffusers.StableDiffusionControlNetPipeline.save_lora_weights(
-        folder, unet_lora_layers=unet, text_encoder_lora_layers=text,
-        unet_lora_adapter_metadata=unet_config.to_dict(), text_encoder_lora_adapter_metadata=text_config.to_dict(),
-    )  # fmt: skip
+    save = diffusers.StableDiffusionControlNetPipeline.save_lora_weights
+    configs = {"unet": unet_config, "text_encoder": text_config}
+    metadata = {f"{name}_lora_adapter_metadata": c.to_dict() for name, c in configs.items()}
+    known = metadata.keys() & inspect.signature(save).parameters.keys()  # younger than the files themselves
+    save(folder, unet_lora_layers=unet, text_encoder_lora_layers=text, **{name: metadata[name] for name in known})
     return folder
 
 

@@ -17,6 +17,7 @@ import PIL.Image
 import pytest
 import script_checkpoints
 import script_runner
+import upstream
 
 HERE = Path(__file__).parent
 SCRIPTS = sorted(p.stem for p in (HERE / "scripts").glob("*.py"))
@@ -130,8 +131,9 @@ def assert_same_pictures(results: Results, side: str, name: str) -> None:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_same_pictures(results, name):
     """… with every component on MindSpore from the first call to the last, save those of ON_TORCH."""
-    report = results.report("mindspore", name)
-    assert results.report("torch", name)["error"] is None and report["error"] is None, report["error"]
+    report, plain = results.report("mindspore", name), results.report("torch", name)
+    upstream.needs_what_torch_can(plain["error"], report["error"])
+    assert plain["error"] is None and report["error"] is None, report["error"]
     stats, drawn = report["stats"], list(results.pictures("torch", name).values())
     graphs, seconds = (sum(s[key] for s in stats.values()) for key in ("compiles", "compile_seconds"))
     print(f"{report['seconds']:.1f} s, {seconds:.1f} s of them compiling {graphs} graphs; "

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from importlib import metadata
 
 import pytest
@@ -27,3 +28,11 @@ def needs(what: bool, name: str, why: str) -> None:
     """Skips a test whose subject this release of ``name`` has not."""
     if not what:
         pytest.skip(f"missing upstream: {why} (not in {name} {metadata.version(name)})")
+
+
+def needs_what_torch_can(on_torch: str | None, on_ours: str | None) -> None:
+    """Skips where plain torch fails too, in the same way, with a diffusers older than the test was written for.
+    Tracebacks."""
+    ends = [re.sub(r" \(/.*?\)", "", error.strip().splitlines()[-1]) for error in (on_torch, on_ours) if error]
+    if len(ends) == 2 and len({end.split(":")[0] for end in ends}) == 1 and not at_least("diffusers", "0.42"):
+        pytest.skip(f"missing upstream: {ends[0]} (diffusers {metadata.version('diffusers')})")
