@@ -1,5 +1,5 @@
-"""torch 2.6 cannot slice a list of modules while it exports (``self.resnets[1:]``: most of diffusers' blocks do); since
-2.7 its stand-ins for modules have a ``__getitem__`` of their own, and this one is never reached."""
+"""torch 2.6 cannot slice a list of modules while it exports (``self.resnets[1:]``: most of diffusers' blocks do); in
+2.13 its stand-ins for modules have a ``__getitem__`` of their own, and this one is never reached."""
 
 from __future__ import annotations
 

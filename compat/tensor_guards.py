@@ -1,5 +1,5 @@
-"""What many tensors look like, compared in one call: torch.compile's own guards (``torch._C._dynamo``, torch 2.1 and
-later), which are private; without them, or where they say no, in Python."""
+"""What many tensors look like, compared in one call: torch.compile's own guards (``torch._C._dynamo``), which are
+private; without them, or where they say no, in Python."""
 
 from __future__ import annotations
 

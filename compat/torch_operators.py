@@ -87,7 +87,7 @@ def examples(fake: bool = True):
 
 
 def structure(spec):
-    """A pytree's structure as part of a key: before torch 2.9 one with a dictionary has no hash."""
+    """A pytree's structure as part of a key: with a dictionary in it torch 2.6's has no hash (2.13's has)."""
     try:
         hash(spec)
     except TypeError:

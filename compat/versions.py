@@ -14,24 +14,28 @@ logger = logging.getLogger(__name__)
 
 class Range(NamedTuple):
     """first: older versions are known not to work. tested: the newest that the tests ran with; newer ones are tried.
-    beyond: from here on known not to work, ``""`` if no such version is known. why: what older ones lack."""
+    beyond: from here on known not to work, ``""`` if no such version is known. why: what is known of older ones.
+    way_out: what to do with one from ``beyond`` on."""
 
     first: str
     tested: str
     beyond: str = ""
-    why: str = ""
+    why: str = "none older was tried"
+    way_out: str = ""
 
     def requirement(self, name: str) -> str:
         return f"{name}>={self.first}" + (f",<{self.beyond}" if self.beyond else "")
 
 
 RANGES = {
-    "mindspore": Range("2.7", "2.10", why="mindspore.jit of generated source is younger"),
-    "torch": Range("2.6", "2.15", why="torch.export without dynamo, with whole operators, is younger"),
-    "diffusers": Range("0.25", "0.42", why="parts of its attention that adapters know are younger"),
-    "transformers": Range("4.36", "5.24", why="its CLIP has another layout"),
-    "numpy": Range("1.20", "1.26", beyond="2", why=""),
-}
+    "mindspore": Range("2.7", "2.10"),
+    "torch": Range("2.6", "2.15", why="2.2 has no torch.export without dynamo, those between were not tried"),
+    "diffusers": Range("0.25", "0.42"),
+    "transformers": Range("4.36", "5.24"),
+    "numpy": Range("1.20", "1.26", beyond="2", way_out=(
+        "does not work with MindSpore's wheels, which are built against NumPy 1: pip install 'numpy<2' in an "
+        "environment of its own, if your project needs NumPy 2 elsewhere")),
+}  # fmt: skip
 """By distribution; the requirements in pyproject.toml."""
 
 
@@ -49,16 +53,10 @@ def problem(name: str) -> str | None:
     if version is None:
         return f"{name} is not installed: pip install '{known.requirement(name)}'"
     if known.beyond and _numbers(version) >= _numbers(known.beyond):
-        return _TOO_NEW[name].format(version=version)
+        return f"{name} {version} {known.way_out}"
     if _numbers(version) < _numbers(known.first):
         return f"{name} {version} is too old ({known.why}); the nearest that works is {name} {known.first}"
     return None
-
-
-_TOO_NEW = {
-    "numpy": "numpy {version} does not work with MindSpore's wheels, which are built against NumPy 1: pip install "
-             "'numpy<2' in an environment of its own, if your project needs NumPy 2 elsewhere",
-}  # fmt: skip
 
 
 def untested(name: str) -> str | None:

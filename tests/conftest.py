@@ -58,3 +58,17 @@ def clean():
     ms_controlnet_backend.disable()
     yield ms_controlnet_backend
     ms_controlnet_backend.disable()
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """``pretend(name, version)``: that this version of a distribution is installed."""
+    from ms_controlnet_backend.compat import versions
+
+    real = versions.installed
+
+    def pretend(name, version):
+        monkeypatch.setattr(versions, "installed", lambda n: version if n == name else real(n))
+
+    versions._warn.cache_clear()
+    return pretend

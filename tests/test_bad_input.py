@@ -30,18 +30,6 @@ def test_not_a_pipeline(clean):
         clean.disable("pipe")
 
 
-@pytest.fixture
-def pretend(monkeypatch):
-    """``pretend(name, version)``: that this version of a distribution is installed."""
-    real = versions.installed
-
-    def pretend(name, version):
-        monkeypatch.setattr(versions, "installed", lambda n: version if n == name else real(n))
-
-    versions._warn.cache_clear()
-    return pretend
-
-
 @pytest.mark.parametrize("name, version, nearest", [
     ("mindspore", "2.6.0", "mindspore 2.7"), ("torch", "2.2.2", "torch 2.6"), ("diffusers", "0.24.0", "diffusers 0.25"),
     ("transformers", "4.30.2", "transformers 4.36"), ("numpy", "2.1.0", "numpy<2")])  # fmt: skip

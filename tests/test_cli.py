@@ -86,20 +86,14 @@ def test_doctor(capsys):
 
 @pytest.mark.parametrize("name, version, said", [
     ("torch", "3.1", "3.1 (tested: to 2."), ("numpy", "2.1.0", "in an environment of its own")])  # fmt: skip
-def test_doctor_on_versions(capsys, monkeypatch, name, version, said):
-    from ms_controlnet_backend.compat import versions
-
-    real = versions.installed
-    monkeypatch.setattr(versions, "installed", lambda n: version if n == name else real(n))
+def test_doctor_on_versions(capsys, pretend, name, version, said):
+    pretend(name, version)
     assert cli.main(["doctor"]) == (name == "numpy")
     assert said in capsys.readouterr().out
 
 
-def test_doctor_finds_what_is_missing(capsys, monkeypatch):
-    from ms_controlnet_backend.compat import versions
-
-    real = versions.installed
-    monkeypatch.setattr(versions, "installed", lambda n: None if n == "transformers" else real(n))
+def test_doctor_finds_what_is_missing(capsys, pretend):
+    pretend("transformers", None)
     assert cli.main(["doctor", "--device", "ascend"]) == 1
     out = capsys.readouterr().out
     assert "transformers is not installed: pip install" in out and "no Ascend device" in out

@@ -85,7 +85,10 @@ def test_loaded_scaled_and_unloaded(pipe):
     if not hasattr(pipe, "unload_ip_adapter"):  # before diffusers 0.26
         return
     pipe.unload_ip_adapter()
-    assert np.abs(parity.assert_same(pipe, models.call_kwargs)[0] - plain).max() < 1e-5
+    # 0.27 puts back another processor of the same attention
+    assert np.abs(parity.assert_same(pipe, models.call_kwargs)[0] - plain).max() <= (
+        0 if upstream.at_least("diffusers", "0.28") else 1e-5
+    )
 
 
 def test_two_adapters_with_masks(pipe):

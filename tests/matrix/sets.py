@@ -40,7 +40,6 @@ SETS = {
     "MindSpore 2.8": Set.of("3.11", mindspore="2.8.0", **_OF_THE_TESTS),
     "MindSpore 2.9": Set.of("3.11", mindspore="2.9.0", **_OF_THE_TESTS),
 }  # fmt: skip
-IN_CI = ("0.25", "0.32", "newest")
 
 SCRIPTS = ("sd_canny_offload", "sd_canny_xformers", "sd_callback", "sd_depth_cuda", "sd_device_variable", "sd_faster",
            "sd_fp16_variant", "sd_freeu", "sd_guess_mode", "sd_guidance_window", "sd_img2img", "sd_inpaint",
