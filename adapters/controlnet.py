@@ -3,16 +3,10 @@
 from ..hookspecs import Adapter, Site
 from .controlnet_union import one_scale_a_picture, union_is_silent
 from .matching import named
-from .scales import scaled_by_arguments, scales
+from .scales import is_silent, scaled_by_arguments, scales
 
 _multiple = named("MultiControlNetModel", "MultiControlNetUnionModel")
 _union = named("ControlNetUnionModel")
-
-
-def _is_silent(arguments) -> bool:
-    """The last thing ``forward`` does is to scale every residual."""
-    scale = arguments["conditioning_scale"]
-    return scale.numel() == 1 and scale.item() == 0
 
 
 def _sites(component, name):
@@ -24,7 +18,7 @@ def _sites(component, name):
             component,
             scalars=("timestep", "conditioning_scale"),
             constant=("encoder_hidden_states", "controlnet_cond", "control_type", "added_cond_kwargs"),
-            is_zero=union_is_silent if _union(component) else _is_silent,
+            is_zero=union_is_silent if _union(component) else is_silent,
             resident=True,  # the denoiser takes them
             settings=scales,
             around=one_scale_a_picture if _union(component) else scaled_by_arguments,

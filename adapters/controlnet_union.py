@@ -5,23 +5,28 @@ from __future__ import annotations
 import contextlib
 import inspect
 
-from .scales import scaled_by_arguments
+from ..compat import forward_scales
+from .scales import is_silent, scaled_by_arguments
 
 
 @contextlib.contextmanager
 def one_scale_a_picture(module, args, kwargs):
     """``forward`` begins by making a list of a single scale; done here, so that the numbers can be inputs."""
-    arguments = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
+    forward = type(module).forward
+    arguments = inspect.signature(forward).bind(module, *args, **kwargs).arguments
     arguments.pop("self")
     scale = arguments.get("conditioning_scale", 1.0)
-    if isinstance(scale, float):
+    if isinstance(scale, float) and forward_scales.scales_pictures(forward):
         arguments["conditioning_scale"] = [scale] * len(arguments["controlnet_cond"])
     with scaled_by_arguments(module, (), arguments) as remaining:
         yield remaining
 
 
 def union_is_silent(arguments) -> bool:
-    """Of several control types at once the scales weigh the pictures; only that of one scales the residuals."""
+    """Of several control types at once the scales weigh the pictures; only that of one scales the residuals. A single
+    number scales them always."""
     scales = arguments["conditioning_scale"]
+    if not isinstance(scales, list):
+        return is_silent(arguments)
     alone = arguments["from_multi"] or len(arguments["control_type_idx"]) == 1
-    return alone and isinstance(scales, list) and scales[0].item() == 0
+    return alone and scales[0].item() == 0

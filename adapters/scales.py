@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from ..compat import forward_scales
 from .matching import named
 
 _lora_layer = named("LoraLayer")
@@ -21,20 +22,24 @@ def scales(module):
 
 @contextlib.contextmanager
 def scaled_by_arguments(module, args, kwargs):
-    """What upstream's decorator ``apply_lora_scale("cross_attention_kwargs")`` does around ``forward``, by upstream's
-    functions: with a scale of 0 they leave the layers' scales at their initial values. Yields what remains."""
+    """What ``forward`` does around its work when ``cross_attention_kwargs`` has a ``scale``, by upstream's functions:
+    with a scale of 0 they leave the layers' scales at their initial values. Yields what remains."""
     attention = kwargs.get("cross_attention_kwargs")
-    if not isinstance(attention, dict) or "scale" not in attention:
+    if not isinstance(attention, dict) or "scale" not in attention or not forward_scales.weighs_lora_layers(module):
         yield args, kwargs
         return
-    from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
+    from diffusers.utils import scale_lora_layers, unscale_lora_layers
 
     rest = {k: v for k, v in attention.items() if k != "scale"}
     scale = attention["scale"]
-    if USE_PEFT_BACKEND:
-        scale_lora_layers(module, scale)
+    scale_lora_layers(module, scale)
     try:
         yield args, {**kwargs, "cross_attention_kwargs": rest or None}
     finally:
-        if USE_PEFT_BACKEND:
-            unscale_lora_layers(module, scale)
+        unscale_lora_layers(module, scale)
+
+
+def is_silent(arguments) -> bool:
+    """The last thing ``forward`` does is to scale every residual."""
+    scale = arguments["conditioning_scale"]
+    return scale.numel() == 1 and scale.item() == 0

@@ -113,6 +113,54 @@ def test_scale_in_the_call(clean):
     assert layers and all(ours == pytest.approx(reference) for ours, reference in layers)
 
 
+def test_scale_that_a_processor_takes(clean):
+    """diffusers 0.25 and 0.26 hand the scale on to the attention processors; later ones keep it from them."""
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    class Weighing(AttnProcessor2_0):
+        def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, scale=1.0):
+            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb) * (2 * scale)
+
+    def prepare(unet):
+        two(unet), unet.set_attn_processor(Weighing())
+
+    twins = Twins(clean, prepare)
+    for scale in (0.7, 0.2):
+        twins.agree(cross_attention_kwargs={"scale": scale})
+
+
+def test_scale_that_a_forward_of_ones_own_takes(clean):
+    """It may mean anything there."""
+    from diffusers import UNet2DConditionModel
+
+    class Own(UNet2DConditionModel):
+        def forward(self, sample, timestep, encoder_hidden_states, cross_attention_kwargs):
+            return super().forward(sample * cross_attention_kwargs["scale"], timestep, encoder_hidden_states)
+
+    twins = Twins(clean, lambda unet: (two(unet), setattr(unet, "__class__", Own)))
+    for scale in (0.7, 0.2):
+        twins.agree(cross_attention_kwargs={"scale": scale})
+
+
+def test_scale_in_the_call_of_a_controlnet(clean):
+    """Newer releases weigh its LoRA layers by it, older ones do not."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    ours = models.controlnet(10)
+    torch.manual_seed(0)
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=LINEAR, init_lora_weights=False), ours, "first")
+    reference = copy.deepcopy(ours)
+    pipe = models.pipeline(controlnet=ours)
+    clean.enable(pipe, strict=True)
+    control = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    for scale in (0.7, 0.2):
+        with torch.no_grad():
+            for a, b in zip(*(n(LATENTS, 7, TEXT, control, cross_attention_kwargs={"scale": scale}, return_dict=False)[0]
+                              for n in (ours, reference))):  # fmt: skip
+                assert b.abs().max() > 1e-3 and parity.relative_error(a, b) < parity.COMPONENT
+    assert compiles("controlnet") > 0
+
+
 def test_changes_of_kind_are_captured_again(clean):
     upstream.needs(upstream.at_least("diffusers", "0.28"), "diffusers", "scales that are tensors (divided in place)")
     twins = Twins(clean, two)

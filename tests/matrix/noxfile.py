@@ -7,6 +7,7 @@
 What came out is recorded in ``record/``, one file a set.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def matrix(session, name):
     inside = str(folder / "bin" / "python")
     # a constraint of the machine would be against a set's own versions
     session.run(inside, "-m", "pip", "install", "-q", *SETS[name].pins, "-e", f"{HERE.parent.parent}[matrix]",
-                external=True, env={"PIP_CONSTRAINT": ""})  # fmt: skip
+                external=True, env={"PIP_CONSTRAINT": os.devnull})  # fmt: skip
     record = [] if session.posargs else ["--record", str(HERE / "record" / f"{name}.json")]
     with session.chdir(HERE.parent.parent):
         session.run(inside, "-m", "pytest", "-p", "recorder", *record, *(session.posargs or JOB), external=True,

@@ -14,6 +14,7 @@ TOPICS = {
     "pipelines": ("test_parity.py",),
     "LoRA": ("test_scales.py",),
     "IP-Adapter": ("test_ip_adapter.py",),
+    "schedulers": ("test_schedulers.py",),
     "changes of a module": ("test_freshness.py",),
     "demo": ("test_checkpoint.py", "test_cli.py"),
     "scripts": ("test_scripts.py",),

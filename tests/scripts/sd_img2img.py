@@ -13,9 +13,9 @@ def edges(image, threshold=40):
     return Image.fromarray(np.repeat(steep[..., None], 3, axis=2).astype(np.uint8) * 255)
 
 
-controlnet = ControlNetModel.from_pretrained("tiny/controlnet-canny", dtype=torch.float16)
+controlnet = ControlNetModel.from_pretrained("tiny/controlnet-canny", torch_dtype=torch.float16)
 pipe = StableDiffusionControlNetImg2ImgPipeline.from_pretrained(
-    "tiny/stable-diffusion-v1-5", controlnet=controlnet, dtype=torch.float16, safety_checker=None
+    "tiny/stable-diffusion-v1-5", controlnet=controlnet, torch_dtype=torch.float16, safety_checker=None
 )
 pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
 pipe.enable_model_cpu_offload()

@@ -9,7 +9,7 @@ pipe = StableDiffusionControlNetPipeline.from_pretrained(
     safety_checker=None,
 )
 pipe.to("cuda")
-pipe.load_lora_weights("tiny/clay-lora")
+pipe.load_lora_weights("tiny/clay-lora", weight_name="pytorch_lora_weights.safetensors")
 canny = load_image("pictures/canny.png")
 
 for scale in (0.3, 0.9):

@@ -5,8 +5,8 @@ from diffusers.utils import load_image
 
 pipe = StableDiffusionControlNetPipeline.from_pretrained(
     "tiny/stable-diffusion-v1-5",
-    controlnet=ControlNetModel.from_pretrained("tiny/controlnet-canny", dtype=torch.float32),
-    dtype=torch.float32,
+    controlnet=ControlNetModel.from_pretrained("tiny/controlnet-canny", torch_dtype=torch.float32),
+    torch_dtype=torch.float32,
     safety_checker=None,
 )
 pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)

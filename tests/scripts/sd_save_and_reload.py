@@ -10,7 +10,7 @@ pipe = StableDiffusionControlNetPipeline.from_pretrained(
     controlnet=ControlNetModel.from_pretrained("tiny/controlnet-canny"),
     safety_checker=None,
 ).to("cuda")
-pipe.load_lora_weights("tiny/ink-lora")
+pipe.load_lora_weights("tiny/ink-lora", weight_name="pytorch_lora_weights.safetensors")
 pipe.fuse_lora()
 pipe.unload_lora_weights()
 pipe(**call, generator=torch.manual_seed(0)).images[0].save("before.png")

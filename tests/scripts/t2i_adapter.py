@@ -2,9 +2,9 @@ import torch
 from diffusers import StableDiffusionAdapterPipeline, T2IAdapter
 from diffusers.utils import load_image
 
-adapter = T2IAdapter.from_pretrained("tiny/t2iadapter-canny", dtype=torch.float32)
+adapter = T2IAdapter.from_pretrained("tiny/t2iadapter-canny", torch_dtype=torch.float32)
 pipe = StableDiffusionAdapterPipeline.from_pretrained(
-    "tiny/stable-diffusion-v1-4", adapter=adapter, dtype=torch.float32, safety_checker=None
+    "tiny/stable-diffusion-v1-4", adapter=adapter, torch_dtype=torch.float32, safety_checker=None
 )
 pipe.to("cuda")
 generator = torch.Generator("cuda").manual_seed(0)
