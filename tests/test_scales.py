@@ -154,10 +154,11 @@ def test_scale_in_the_call_of_a_controlnet(clean):
     clean.enable(pipe, strict=True)
     control = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     for scale in (0.7, 0.2):
+        call = dict(cross_attention_kwargs={"scale": scale}, return_dict=False)
         with torch.no_grad():
-            for a, b in zip(*(n(LATENTS, 7, TEXT, control, cross_attention_kwargs={"scale": scale}, return_dict=False)[0]
-                              for n in (ours, reference))):  # fmt: skip
-                assert b.abs().max() > 1e-3 and parity.relative_error(a, b) < parity.COMPONENT
+            outputs = [net(LATENTS, 7, TEXT, control, **call)[0] for net in (ours, reference)]
+        for a, b in zip(*outputs):
+            assert b.abs().max() > 1e-3 and parity.relative_error(a, b) < parity.COMPONENT
     assert compiles("controlnet") > 0
 
 

@@ -1,7 +1,7 @@
 """The tests that matter, with the versions of each set of ``sets.py``, in an environment of its own.
 
     pip install nox; nox -f tests/matrix/noxfile.py                  # all sets, some 10 minutes each
-    nox -f tests/matrix/noxfile.py -s "matrix(name='0.25')"          # one
+    nox -f tests/matrix/noxfile.py -s "matrix(0.25)"                 # one
     nox -f tests/matrix/noxfile.py -s table                          # docs/versions.md from what was recorded
 
 What came out is recorded in ``record/``, one file a set.
@@ -22,7 +22,7 @@ nox.options.envdir = str(Path.home() / ".cache" / "ms_controlnet_backend" / "nox
 
 
 @nox.session(venv_backend="none")
-@nox.parametrize("name", SETS)
+@nox.parametrize("name", list(SETS), ids=list(SETS))
 def matrix(session, name):
     """Arguments after ``--`` are pytest's, in place of the whole job; then nothing is recorded."""
     python = interpreter(SETS[name].python)

@@ -53,7 +53,8 @@ SCRIPTS = """
 
 JOB = ("tests/test_parity.py", "tests/test_scales.py", "tests/test_ip_adapter.py", "tests/test_schedulers.py",
        "tests/test_freshness.py", "tests/test_checkpoint.py::test_all_versions_read_it_alike",
-       "tests/test_cli.py::test_demo", *(f"tests/test_scripts.py::test_same_pictures[{name}]" for name in SCRIPTS))  # fmt: skip
+       "tests/test_cli.py::test_demo",
+       *(f"tests/test_scripts.py::test_same_pictures[{name}]" for name in SCRIPTS))  # fmt: skip
 """What runs with each set."""
 
 
