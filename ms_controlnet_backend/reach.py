@@ -145,13 +145,13 @@ class Reach:
         if isinstance(v, types.FunctionType):
             self._function(v)
         elif isinstance(v, types.MethodType):
-            self._pending += [(v.__func__, foreign, names), (v.__self__, foreign, names)]
+            self._pending += [(v.__func__, foreign, names), (v.__self__, foreign or _is_foreign(v.__func__), names)]
         elif isinstance(v, types.ModuleType):
             self._imported(v, foreign, names)
         elif isinstance(v, type):
             self._class(v)
         elif isinstance(v, torch.nn.Module):
-            if foreign and id(v) not in self._tree and self._new(v):
+            if (foreign or _is_foreign_class(v)) and id(v) not in self._tree and self._new(v):
                 self.modules.append(v)
                 for m in v.modules():
                     self._module(m)
@@ -159,6 +159,7 @@ class Reach:
             if foreign and self._new(v):
                 self.tensors.append(v)
         elif isinstance(v, functools.partial):
+            foreign = foreign or _is_foreign(v.func)
             self._pending += [(x, foreign, names) for x in (v.func, *v.args, *v.keywords.values())]
         elif isinstance(v, _CACHE):
             if self._new(v):
@@ -290,6 +291,11 @@ class Reach:
             self._scopes.append(Scope(v, vars(v), foreign and not foreign_class))
         if foreign_class and any(vars(c).get("__slots__") for c in cls.__mro__):
             self.unfollowed.append(f"foreign code reaches a {cls.__name__}, which has __slots__")
+
+
+def _is_foreign(function) -> bool:
+    """Of the user's own code? For what is bound to it then is state of foreign code."""
+    return isinstance(function, types.FunctionType) and not libraries.is_library(function)
 
 
 def _is_foreign_class(cls) -> bool:

@@ -32,6 +32,39 @@ def an_attribute_of_a_bound_object(block):
     return lambda: setattr(strength, "value", 0.5)
 
 
+def bound_module(block):
+    """LoRA networks of their own put themselves in the place of a layer's forward like this."""
+
+    class Lora(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.multiplier, self.upstream, self.up = 1.0, block.forward, torch.nn.Linear(4, 4).requires_grad_(False)
+            torch.nn.init.eye_(self.up.weight), torch.nn.init.zeros_(self.up.bias)
+
+        def forward(self, x):
+            return self.upstream(x) + self.up(x) * self.multiplier
+
+    lora = Lora()
+    block.forward = lora.forward
+    return lora
+
+
+def an_attribute_of_a_bound_module(block):
+    lora = bound_module(block)
+    return lambda: setattr(lora, "multiplier", 0.5)
+
+
+def a_weight_of_a_bound_module(block):
+    lora = bound_module(block)
+    return lambda: lora.up.weight.mul_(0.5)
+
+
+def an_attribute_of_an_object_of_torch_in_a_partial(block):
+    outside = torch.nn.Dropout(1.0)
+    block.forward = functools.partial(lambda upstream, module, x: upstream(x) * module.p, block.forward, outside)
+    return lambda: setattr(outside, "p", 0.5)
+
+
 def a_cell(block):
     strength, upstream = 1.0, block.forward
 
@@ -133,22 +166,24 @@ def helper(x):
     return x * 1.0
 
 
-BETWEEN = [an_attribute, an_attribute_of_a_bound_object, a_cell, a_global, a_class_attribute, a_dictionary, an_array,
+BETWEEN = [an_attribute, an_attribute_of_a_bound_object, an_attribute_of_a_bound_module, a_weight_of_a_bound_module,
+           an_attribute_of_an_object_of_torch_in_a_partial, a_cell, a_global, a_class_attribute, a_dictionary, an_array,
            a_tensor_in_place, a_half_tensor_in_place, a_tensor_replaced, weights_of_a_module_outside, a_partial,
            the_function, the_class, a_processor, a_helper]  # fmt: skip
 
 
+@pytest.mark.parametrize("layer", ["block", "block.inner"])  # of a class of the script's, and of torch's
 @pytest.mark.parametrize("put", BETWEEN, ids=lambda f: f.__name__)
-def test_a_change_between_calls_is_seen(clean, put, monkeypatch):
+def test_a_change_between_calls_is_seen(clean, put, layer, monkeypatch):
     monkeypatch.setitem(globals(), "helper", helper)
     with torch.no_grad():
         reference, pipe = Component(), pipeline()
-        change = put(reference.block)
+        change = put(reference.get_submodule(layer))
         expected = calls(reference, 2)
         change()
         expected += calls(reference, 2)
         monkeypatch.setitem(globals(), "helper", vars(test_a_change_between_calls_is_seen)["helper"])
-        change = put(pipe.component.block)
+        change = put(pipe.component.get_submodule(layer))
         clean.enable(pipe)
         got = calls(pipe.component, 2)
         change()

@@ -270,12 +270,13 @@ def skips_every_other_call(block):
 WHILE = [f for name, f in list(globals().items()) if name.startswith(("counts_", "keeps_", "draws_", "skips_"))]
 
 
+@pytest.mark.parametrize("layer", ["block", "block.inner"])  # of a class of the script's, and of torch's
 @pytest.mark.parametrize("put", WHILE, ids=lambda f: f.__name__)
-def test_an_effect_is_never_frozen(clean, put):
+def test_an_effect_is_never_frozen(clean, put, layer):
     reference, pipe = Component(), pipeline()
-    ask = put(reference.block)
+    ask = put(reference.get_submodule(layer))
     expected = calls(reference), ask and ask().clone()
-    ask = put(pipe.component.block)
+    ask = put(pipe.component.get_submodule(layer))
     clean.enable(pipe)
     got = calls(pipe.component)
     for g, e in zip(got, expected[0], strict=True):
@@ -284,7 +285,7 @@ def test_an_effect_is_never_frozen(clean, put):
         assert parity.relative_error(ask(), expected[1]) < parity.COMPONENT
     stats = clean.stats()["component"]
     assert stats.fallbacks == 0 and stats.compiled_parameters > 0.6 * stats.parameters
-    assert stats.calls == 4 and stats.parts >= 3
+    assert stats.calls == 4 and stats.parts >= 2
 
 
 def test_pure_foreign_code_is_part_of_the_graph(clean):

@@ -280,6 +280,8 @@ def test_one_converted_element_by_data(clean):
 @pytest.mark.parametrize("with_lora", [False, True])
 def test_one_converted_row_by_data(clean, with_lora):
     """… in a component that runs once a run: seen at once."""
+    if with_lora:
+        upstream.needs_lora_in_text_encoders()
     encoders = models.text_encoder().half(), models.text_encoder().half()
     pipe = models.pipeline(text_encoder=encoders[0])
     clean.enable(pipe, strict=True)

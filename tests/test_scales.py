@@ -178,6 +178,7 @@ def test_changes_of_kind_are_captured_again(clean):
 
 def test_in_the_middle_of_a_run(clean):
     """Of a whole pipeline, with a LoRA on the text encoder too."""
+    upstream.needs_lora_in_text_encoders()
 
     def make():
         pipe = models.pipeline()

@@ -31,6 +31,13 @@ def needs(what: bool, name: str, why: str) -> None:
         pytest.skip(f"missing upstream: {why} (not in {name} {metadata.version(name)})")
 
 
+def needs_lora_in_text_encoders() -> None:
+    """Skips where transformers refuses the peft that there is."""
+    if at_least("transformers", "5.24") and not at_least("peft", "0.22"):
+        pytest.skip(f"missing upstream: LoRA of a text encoder (transformers {metadata.version('transformers')} wants a "
+                    f"newer peft than {metadata.version('peft')})")  # fmt: skip
+
+
 def needs_what_torch_can(on_torch: str | None, on_ours: str | None) -> None:
     """Skips where plain torch fails too, in the same way, with a diffusers older than the test was written for.
     Tracebacks."""

@@ -217,7 +217,7 @@ class Component:
 
     def _in_parts(self, original, args, kwargs, reason=None):
         output = self.parts.call(original, args, kwargs, self.stats)
-        if self.is_whole and reason is not None and self.parts.told != str(reason):
+        if self.is_whole and reason is not None and self.parts.active and self.parts.told != str(reason):
             self.parts.told = str(reason)
             self._engine.tell_parts(self, reason)
         return output
