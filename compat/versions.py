@@ -13,14 +13,15 @@ logger = logging.getLogger(__name__)
 
 
 class Range(NamedTuple):
-    """first: older versions are known not to work. tested: the newest that the tests ran with; newer ones are tried.
-    beyond: from here on known not to work, ``""`` if no such version is known. why: what is known of older ones.
-    way_out: what to do with one from ``beyond`` on."""
+    """first, tested: the oldest and the newest that the tests ran with; others are tried. needs: older ones are known
+    not to work, ``""`` if none is known. why: what is known of them. beyond: from here on known not to work, ``""`` if
+    no such version is known. way_out: what to do with one from ``beyond`` on."""
 
     first: str
     tested: str
+    needs: str = ""
+    why: str = ""
     beyond: str = ""
-    why: str = "none older was tried"
     way_out: str = ""
 
     def requirement(self, name: str) -> str:
@@ -29,9 +30,9 @@ class Range(NamedTuple):
 
 RANGES = {
     "mindspore": Range("2.7", "2.10"),
-    "torch": Range("2.6", "2.15", why="2.2 has no torch.export without dynamo, those between were not tried"),
-    "diffusers": Range("0.25", "0.42"),
-    "transformers": Range("4.36", "5.24"),
+    "torch": Range("2.6", "2.15", needs="2.3", why="its torch.export cannot do without dynamo"),
+    "diffusers": Range("0.23", "0.42"),
+    "transformers": Range("4.27", "5.24"),
     "numpy": Range("1.20", "1.26", beyond="2", way_out=(
         "does not work with MindSpore's wheels, which are built against NumPy 1: pip install 'numpy<2' in an "
         "environment of its own, if your project needs NumPy 2 elsewhere")),
@@ -54,18 +55,24 @@ def problem(name: str) -> str | None:
         return f"{name} is not installed: pip install '{known.requirement(name)}'"
     if known.beyond and _numbers(version) >= _numbers(known.beyond):
         return f"{name} {version} {known.way_out}"
-    if _numbers(version) < _numbers(known.first):
+    if _numbers(version) < _numbers(known.needs):
         return f"{name} {version} is too old ({known.why}); the nearest that works is {name} {known.first}"
     return None
 
 
 def untested(name: str) -> str | None:
-    """What to say of an installed version that is newer than all that were tested; None if it is not."""
+    """What to say of an installed version that is older or newer than all that were tested; None if it is not."""
     known, version = RANGES[name], installed(name)
-    digits = _numbers(known.tested)
-    if version is None or problem(name) or _numbers(version)[: len(digits)] <= digits:
+    if version is None or problem(name):
         return None
-    return f"{name} {version} is newer than what was tested ({name} {known.first} to {known.tested}); going on with it"
+    digits = _numbers(known.tested)
+    if _numbers(version) < _numbers(known.first):
+        than = "older"
+    elif _numbers(version)[: len(digits)] > digits:
+        than = "newer"
+    else:
+        return None
+    return f"{name} {version} is {than} than what was tested ({name} {known.first} to {known.tested}); going on with it"
 
 
 def require(*names: str) -> None:

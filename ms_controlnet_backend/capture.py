@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from .compat import torch_export
+from .compat import model_outputs, torch_export
 from .errors import NotNow, Refused, first_line
 from .foreign import Impure, effects, hooked, unfollowed
 from .intercept import is_own
@@ -125,10 +125,7 @@ def capture(
             raise torch_export.Failed from error
         finally:
             changes.extend(inside.changes())
-        leaves, recorded["spec"] = pytree.tree_flatten(out)
-        odd = next((x for x in leaves if not isinstance(x, (torch.Tensor, *_RETURNED))), None)
-        if odd is not None:
-            raise Refused(f"it returns a {type(odd).__name__}, which may hold tensors")
+        leaves, recorded["spec"] = _flattened(out)
         recorded["constants"] = [None if isinstance(x, torch.Tensor) else _Constant(x) for x in leaves]
         returned = tuple(x for x in leaves if isinstance(x, torch.Tensor))
         recorded["layouts"] = [Layout.of(t)._replace(offset=0) for t in returned]  # in memory of its own
@@ -201,6 +198,16 @@ def _place(t: torch.Tensor) -> tuple:
 def _tensors(module):
     yield from module.parameters()
     yield from module.buffers()
+
+
+def _flattened(out):
+    leaves, spec = pytree.tree_flatten(out)
+    odd = next((x for x in leaves if not isinstance(x, (torch.Tensor, *_RETURNED))), None)
+    if odd is None:
+        return leaves, spec
+    if model_outputs.register(type(odd)):
+        return _flattened(out)
+    raise Refused(f"it returns a {type(odd).__name__}, which may hold tensors")
 
 
 def _rebuilder(spec, constants) -> Callable[[list], Any]:

@@ -15,8 +15,9 @@ def report(device: str | None = None) -> tuple[list[str], list[str]]:
     lines = [f"python        {platform.python_version()} on {platform.machine()}"]
     problems = []
     for name in versions.RANGES:
-        newer = f" (tested: to {versions.RANGES[name].tested})" if versions.untested(name) else ""
-        lines.append(f"{name:<13} {versions.installed(name) or 'missing'}{newer}")
+        known = versions.RANGES[name]
+        tested = f" (tested: {known.first} to {known.tested})" if versions.untested(name) else ""
+        lines.append(f"{name:<13} {versions.installed(name) or 'missing'}{tested}")
         problem = versions.problem(name)
         if problem:
             problems.append(problem)

@@ -60,6 +60,7 @@ class Scope:
     def __init__(self, owner, mapping, foreign: bool):
         self.owner, self.mapping, self.foreign = owner, mapping, foreign
         self.done: set[str] = set()
+        self.done_foreign: set[str] = set()
 
 
 class Reach:
@@ -124,15 +125,20 @@ class Reach:
             wanted = self.names if not scope.foreign else self.foreign_names
             for name in wanted.intersection(scope.mapping).difference(scope.done):
                 scope.done.add(name)
-                self._attribute(scope, name)
+                self._attribute(scope, name, scope.foreign or _is_foreign_class(scope.owner))
                 worked = True
+            if isinstance(scope.owner, torch.nn.Module):  # of a library's class, with what foreign code put on it
+                for name in self.foreign_names.intersection(scope.mapping).difference(scope.done_foreign):
+                    scope.done_foreign.add(name)
+                    self._attribute(scope, name, True)
+                    worked = True
         return worked
 
-    def _attribute(self, scope: Scope, name: str) -> None:
+    def _attribute(self, scope: Scope, name: str, foreign: bool) -> None:
         value = scope.mapping[name]
         if isinstance(scope.owner, type) or scope.foreign:
             self._resolved(scope.owner, scope.mapping, name, value)
-        self._pending.append((value, scope.foreign or _is_foreign_class(scope.owner), frozenset()))
+        self._pending.append((value, foreign, frozenset()))
 
     def _resolved(self, owner, mapping, name: str, value) -> None:
         self._namespaces.setdefault(id(owner), (owner, mapping, {}))[2][name] = value

@@ -41,11 +41,8 @@ def write(folder: Path) -> Path:
     for name, make in NETS.items():
         if "union" not in name or upstream.has("diffusers.ControlNetUnionModel"):
             _write(make(), tiny / name)
-    for seed, name in enumerate(("lcm-lora-sdv1-5", "ink-lora", "clay-lora")):
-        write_lora(tiny / name, 10 * seed)
-    for seed, name in enumerate(("lcm-lora-sdxl", "pixel-lora-sdxl")):
-        weights, _ = peft(models_xl.unet(), 100 + seed, LINEAR)
-        diffusers.StableDiffusionXLPipeline.save_lora_weights(tiny / name, unet_lora_layers=weights)
+    if upstream.has("peft.LoraConfig"):
+        _write_loras(tiny)
     _write_ip_adapter(tiny / "ip-adapter" / "models", models.unet(), "ip-adapter_sd15.bin")
     _write_ip_adapter(tiny / "ip-adapter" / "sdxl_models", models_xl.unet(), "ip-adapter_sdxl.bin")
     _write_single_files(tiny / "single-file")
@@ -57,6 +54,14 @@ def write(folder: Path) -> Path:
         models.picture(seed + 1).save(pictures / f"{name}.png")
     models.mask().save(pictures / "mask.png")
     return folder
+
+
+def _write_loras(tiny: Path) -> None:
+    for seed, name in enumerate(("lcm-lora-sdv1-5", "ink-lora", "clay-lora")):
+        write_lora(tiny / name, 10 * seed)
+    for seed, name in enumerate(("lcm-lora-sdxl", "pixel-lora-sdxl")):
+        weights, _ = peft(models_xl.unet(), 100 + seed, LINEAR)
+        diffusers.StableDiffusionXLPipeline.save_lora_weights(tiny / name, unet_lora_layers=weights)
 
 
 def _without_net(pipe) -> dict:

@@ -34,8 +34,9 @@ def needs(what: bool, name: str, why: str) -> None:
 def needs_lora_in_text_encoders() -> None:
     """Skips where transformers refuses the peft that there is."""
     if at_least("transformers", "5.24") and not at_least("peft", "0.22"):
-        pytest.skip(f"missing upstream: LoRA of a text encoder (transformers {metadata.version('transformers')} wants a "
-                    f"newer peft than {metadata.version('peft')})")  # fmt: skip
+        has = {name: metadata.version(name) for name in ("transformers", "peft")}
+        pytest.skip(f"missing upstream: LoRA of a text encoder (transformers {has['transformers']} wants a newer peft "
+                    f"than {has['peft']})")  # fmt: skip
 
 
 def needs_what_torch_can(on_torch: str | None, on_ours: str | None) -> None:

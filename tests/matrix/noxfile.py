@@ -15,7 +15,7 @@ import nox
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from sets import JOB, SETS, interpreter  # noqa: E402
+from sets import SETS, interpreter, job  # noqa: E402
 
 nox.options.sessions = ["matrix", "table"]
 nox.options.envdir = str(Path.home() / ".cache" / "ms_controlnet_backend" / "nox")
@@ -36,7 +36,7 @@ def matrix(session, name):
                 external=True, env={"PIP_CONSTRAINT": os.devnull})  # fmt: skip
     record = [] if session.posargs else ["--record", str(HERE / "record" / f"{name}.json")]
     with session.chdir(HERE.parent.parent):
-        session.run(inside, "-m", "pytest", "-p", "recorder", *record, *(session.posargs or JOB), external=True,
+        session.run(inside, "-m", "pytest", "-p", "recorder", *record, *(session.posargs or job(name)), external=True,
                     env={"PYTHONPATH": str(HERE)})  # fmt: skip
 
 

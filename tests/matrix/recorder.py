@@ -18,6 +18,13 @@ def pytest_configure(config):
         config.pluginmanager.register(Recorder(Path(config.getoption("record"))))
 
 
+def version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
 class Recorder:
     def __init__(self, file: Path):
         self.file, self.tests, self.started = file, {}, time.time()
@@ -32,7 +39,7 @@ class Recorder:
                 self.tests[report.nodeid] = {"outcome": outcome, "why": str(report.longrepr).splitlines()[-1][:200]}
 
     def pytest_sessionfinish(self):
-        versions = {name: metadata.version(name) for name in NAMES}
+        versions = {name: version(name) for name in NAMES}
         known = {"python": platform.python_version(), "machine": platform.machine(), **versions}
         record = {"versions": known, "seconds": round(time.time() - self.started), "tests": self.tests}
         self.file.write_text(json.dumps(record, indent=1) + "\n")

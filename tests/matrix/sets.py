@@ -22,6 +22,12 @@ class Set(NamedTuple):
 
 _OF_THE_TESTS = dict(torch="2.13.0", diffusers="0.42.1", transformers="5.23.0", peft="0.21.2", accelerate="1.15.0")
 SETS = {
+    "AnimateAnyone": Set.of("3.10", torch="2.6.0", diffusers="0.24.0", transformers="4.30.2", huggingface_hub="0.20.2",
+                            accelerate="0.25.0"),
+    "InstantID": Set.of("3.10", torch="2.6.0", diffusers="0.25.0", transformers="4.36.2", huggingface_hub="0.20.2",
+                        accelerate="0.25.0"),
+    "sd-scripts": Set.of("3.10", torch="2.6.0", diffusers="0.25.0", transformers="4.44.0", huggingface_hub="0.24.5",
+                         accelerate="0.30.0"),
     "0.25": Set.of("3.10", torch="2.6.0", diffusers="0.25.0", transformers="4.36.2", huggingface_hub="0.25.2",
                    accelerate="0.25.0", peft="0.7.1"),
     "0.27": Set.of("3.11", torch="2.13.0", diffusers="0.27.2", transformers="4.39.3", huggingface_hub="0.25.2",
@@ -52,10 +58,25 @@ SCRIPTS = """
 """The last four use what is younger than diffusers 0.25."""
 
 JOB = ("tests/test_parity.py", "tests/test_scales.py", "tests/test_ip_adapter.py", "tests/test_schedulers.py",
-       "tests/test_freshness.py", "tests/test_checkpoint.py::test_all_versions_read_it_alike",
-       "tests/test_cli.py::test_demo",
+       "tests/test_freshness.py", "tests/test_foreign_changes.py", "tests/test_foreign_effects.py",
+       "tests/test_checkpoint.py::test_all_versions_read_it_alike", "tests/test_cli.py::test_demo",
        *(f"tests/test_scripts.py::test_same_pictures[{name}]" for name in SCRIPTS))  # fmt: skip
 """What runs with each set."""
+
+PROJECTS = {
+    "InstantID": ("instantid",),
+    "sd-scripts": ("kohya_network",),
+    "AnimateAnyone": ("animate_anyone", "ip_adapter_repository"),
+    "0.27": ("controlnet_guide", "reference_only"),
+}
+"""Set → the programs of ``projects/`` that run with it. The first three sets are those of the projects, without peft,
+and run nothing else. IP-Adapter's repository wants any diffusers from 0.19.3, the community pipeline none at all."""
+
+
+def job(name: str) -> list[str]:
+    """The tests of a set."""
+    projects = [f"tests/matrix/test_projects.py::test_project[{project}]" for project in PROJECTS.get(name, ())]
+    return projects if name in PROJECTS and not name[0].isdigit() else [*JOB, *projects]
 
 
 def interpreter(version: str) -> str | None:

@@ -15,9 +15,10 @@ TOPICS = {
     "LoRA": ("test_scales.py",),
     "IP-Adapter": ("test_ip_adapter.py",),
     "schedulers": ("test_schedulers.py",),
-    "changes of a module": ("test_freshness.py",),
+    "changes of a module": ("test_freshness.py", "test_foreign_changes.py", "test_foreign_effects.py"),
     "demo": ("test_checkpoint.py", "test_cli.py"),
     "scripts": ("test_scripts.py",),
+    "projects": ("test_projects.py",),
 }
 NAMES = ("python", "diffusers", "transformers", "torch", "mindspore", "peft")
 HEAD = """# Versions
