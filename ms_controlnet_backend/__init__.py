@@ -27,6 +27,8 @@ __all__ = ["__version__", *_EXPORTS]
 def __getattr__(name: str):
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _EXPORTS[name]:
+        importlib.import_module(".compat.versions", __name__).require("torch")  # an older one fails while importing
     module = importlib.import_module(f".{_EXPORTS[name] or name}", __name__)
     return getattr(module, name) if _EXPORTS[name] else module
 

@@ -22,7 +22,7 @@ class Set(NamedTuple):
 
 _OF_THE_TESTS = dict(torch="2.13.0", diffusers="0.42.1", transformers="5.23.0", peft="0.21.2", accelerate="1.15.0")
 SETS = {
-    "AnimateAnyone": Set.of("3.10", torch="2.6.0", diffusers="0.24.0", transformers="4.30.2", huggingface_hub="0.20.2",
+    "AnimateAnyone": Set.of("3.10", torch="2.5.1", diffusers="0.24.0", transformers="4.30.2", huggingface_hub="0.20.2",
                             accelerate="0.25.0"),
     "InstantID": Set.of("3.10", torch="2.6.0", diffusers="0.25.0", transformers="4.36.2", huggingface_hub="0.20.2",
                         accelerate="0.25.0"),
