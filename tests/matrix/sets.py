@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,6 +78,12 @@ def job(name: str) -> list[str]:
     """The tests of a set."""
     projects = [f"tests/matrix/test_projects.py::test_project[{project}]" for project in PROJECTS.get(name, ())]
     return projects if name in PROJECTS and not name[0].isdigit() else [*JOB, *projects]
+
+
+def is_installed(a_set: Set) -> bool:
+    """In this environment?"""
+    pins = dict(pin.split("==") for pin in a_set.pins)
+    return all(metadata.version(name).split("+")[0] == pins[name] for name in ("diffusers", "transformers"))
 
 
 def interpreter(version: str) -> str | None:

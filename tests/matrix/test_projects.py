@@ -15,6 +15,9 @@ import script_checkpoints
 import upstream
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+from sets import PROJECTS, SETS, is_installed  # noqa: E402
+
 RUNNER = HERE.parent / "script_runner.py"
 SAID = {  # what may be warned of: (component, why)
     "instantid": [("image_proj_model", "has no adapter and stays on torch")],
@@ -50,7 +53,8 @@ def test_project(folder, cache_folder, name):
         files = sorted(place.glob("*.png"))
         pictures[side] = {f.name: np.asarray(PIL.Image.open(f).convert("RGB"), int) for f in files}
     theirs, ours = reports["torch"], reports["mindspore"]
-    upstream.needs_what_torch_can(theirs["error"], ours["error"])
+    if not any(name in projects and is_installed(SETS[pinning]) for pinning, projects in PROJECTS.items()):
+        upstream.needs_what_torch_can(theirs["error"], ours["error"])
     assert theirs["error"] is None and ours["error"] is None, ours["error"]
     assert pictures["torch"].keys() == pictures["mindspore"].keys() and len(pictures["torch"]) >= 3
     for file, picture in pictures["torch"].items():

@@ -52,7 +52,7 @@ class LoRAModule(torch.nn.Module):
 
 
 class LoRANetwork(torch.nn.Module):
-    BLOCKS = ("Transformer2DModel", "ResnetBlock2D", "CLIPAttention", "CLIPMLP")
+    BLOCKS = ("Transformer2DModel", "ResnetBlock2D", "CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
 
     def __init__(self, text_encoder, unet, weights_sd, multiplier=1.0):
         super().__init__()
