@@ -1,6 +1,6 @@
 """The tests that matter, with the versions of each set of ``sets.py``, in an environment of its own.
 
-    pip install nox; nox -f tests/matrix/noxfile.py                  # all sets, some 10 minutes each
+    pip install nox; nox -f tests/matrix/noxfile.py                  # all sets, some 15 minutes each
     nox -f tests/matrix/noxfile.py -s "matrix(0.25)"                 # one
     nox -f tests/matrix/noxfile.py -s table                          # docs/versions.md from what was recorded
 

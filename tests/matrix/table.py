@@ -25,7 +25,8 @@ HEAD = """# Versions
 
 Each row is one environment of its own (`tests/matrix/sets.py`), in which the tests of its columns ran; every one of
 them compares with torch on the same weights and seed. Made by `nox -f tests/matrix/noxfile.py` from what was recorded.
-Numbers: tests that passed / failed / could not be tried, since upstream's release has not what they are about.
+Numbers: tests that passed / failed / could not be tried, since upstream's release has not what they are about; –: not run.
+The projects are programs in the manner of real ones (`tests/matrix/projects/`), with the versions that these pin.
 
 """
 
@@ -47,6 +48,8 @@ def page() -> str:
 
 def _counts(record: dict, files: tuple[str, ...]) -> str:
     tests = [t for test, t in record["tests"].items() if test.split("::")[0].endswith(files)]
+    if not tests:
+        return "–"
     found = collections.Counter(t["outcome"] for t in tests)
     return " / ".join(str(found[outcome]) for outcome in ("passed", "failed", "skipped"))
 
