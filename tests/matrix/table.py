@@ -25,8 +25,8 @@ HEAD = """# Versions
 
 Each row is one environment of its own (`tests/matrix/sets.py`), in which the tests of its columns ran; every one of
 them compares with torch on the same weights and seed. Made by `nox -f tests/matrix/noxfile.py` from what was recorded.
-Numbers: tests that passed / failed / could not be tried, since upstream's release has not what they are about; –: not run.
-The projects are programs in the manner of real ones (`tests/matrix/projects/`), with the versions that these pin.
+Numbers: tests that passed / failed / could not be tried, since upstream's release has not what they are about; –: none
+ran. The projects are programs in the manner of real ones (`tests/matrix/projects/`), with the versions that these pin.
 
 """
 
