@@ -1,4 +1,4 @@
-"""The oldest and a middle release of diffusers and transformers, laid over this environment for a short job: the sets of
+"""An old and a middle release of diffusers and transformers, laid over this environment for a short job. The sets of
 ``sets.py``, which have a Python, a torch and a MindSpore of their own, take nox and a quarter of an hour each."""
 
 import os
