@@ -8,6 +8,7 @@ Everything is imported on first use; importing this package is fast and silent.
 from __future__ import annotations
 
 import importlib
+import sys
 
 __version__ = "0.1.0"
 
@@ -27,8 +28,8 @@ __all__ = ["__version__", *_EXPORTS]
 def __getattr__(name: str):
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if _EXPORTS[name]:
-        importlib.import_module(".compat.versions", __name__).require("torch")  # an older one fails while importing
+    if _EXPORTS[name] and f"{__name__}.{_EXPORTS[name]}" not in sys.modules:  # an older torch fails while importing
+        importlib.import_module(".compat.versions", __name__).require("torch")
     module = importlib.import_module(f".{_EXPORTS[name] or name}", __name__)
     return getattr(module, name) if _EXPORTS[name] else module
 

@@ -49,7 +49,8 @@ class Results:
 
     def log(self, side: str, name: str) -> str:
         for log in self.folder.glob("*.log"):
-            if f"{side}:{source(name)}" in (text := log.read_text(errors="replace")).partition("\n")[0]:
+            jobs = (text := log.read_text(errors="replace")).partition("\n")[0]
+            if f"{side}:" in jobs and f"/{name}.py" in jobs:
                 return text[-3000:]
         return ""
 

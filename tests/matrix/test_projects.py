@@ -2,23 +2,19 @@
 upstream still runs them, with the newest: the same pictures as on torch, and nothing stays on torch unsaid."""
 
 import itertools
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
 import script_checkpoints
 import upstream
+from test_scripts import Results
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from sets import PROJECTS, SETS, is_installed  # noqa: E402
 
-RUNNER = HERE.parent / "script_runner.py"
 SAID = {  # what may be warned of: (component, why)
     "instantid": [("image_proj_model", "has no adapter and stays on torch")],
     "ip_adapter_repository": [("unet", "foreign code changes attn_map while it runs")],
@@ -36,23 +32,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return script_checkpoints.write(tmp_path_factory.mktemp("projects"))
+def results(tmp_path_factory, cache_folder):
+    return Results(script_checkpoints.write(tmp_path_factory.mktemp("projects")))
 
 
 @pytest.mark.parametrize("name", SAID)
-def test_project(folder, cache_folder, name):
-    environment = dict(os.environ, OMP_NUM_THREADS="1", MS_CONTROLNET_THREADS="1")
-    reports, pictures = {}, {}
-    for side in ("torch", "mindspore"):
-        command = [sys.executable, RUNNER, folder, f"{side}:{HERE / 'projects' / name}.py"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        place = folder / side / name
-        assert (place / "report.json").exists(), done.stderr[-3000:]
-        reports[side] = json.loads((place / "report.json").read_text())
-        files = sorted(place.glob("*.png"))
-        pictures[side] = {f.name: np.asarray(PIL.Image.open(f).convert("RGB"), int) for f in files}
-    theirs, ours = reports["torch"], reports["mindspore"]
+def test_project(results, monkeypatch, name):
+    for variable in ("OMP_NUM_THREADS", "MS_CONTROLNET_THREADS"):
+        monkeypatch.setenv(variable, "1")
+    for number, side in enumerate(("torch", "mindspore")):
+        results.run([f"{side}:{HERE / 'projects' / name}.py"], number)
+    theirs, ours = results.report("torch", name), results.report("mindspore", name)
+    pictures = {side: results.pictures(side, name) for side in ("torch", "mindspore")}
     if not any(name in projects and is_installed(SETS[pinning]) for pinning, projects in PROJECTS.items()):
         upstream.needs_what_torch_can(theirs["error"], ours["error"])
     assert theirs["error"] is None and ours["error"] is None, ours["error"]

@@ -1,5 +1,6 @@
 """The page of versions says what was recorded."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -12,8 +13,6 @@ def test_page():
 
 
 def test_a_failure_is_on_the_page(monkeypatch, tmp_path):
-    import json
-
     record = json.loads((table.HERE / "record" / "InstantID.json").read_text())
     test = next(iter(record["tests"]))
     record["tests"][test] = {"outcome": "failed", "why": "it broke"}
