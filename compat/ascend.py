@@ -12,6 +12,8 @@ VARIABLES = ("ASCEND_DEVICE_ID", "DEVICE_ID", "LOCAL_RANK", "RANK_ID")
 accelerate and torchrun (LOCAL_RANK) or msrun (RANK_ID, over all machines) gave the process."""
 MEMORY = "MS_CONTROLNET_MEMORY"
 """The most device memory that MindSpore may take, as it writes it: ``"30GB"``."""
+HF32 = "MS_CONTROLNET_HF32"
+"""1: convolutions of float32 may be computed with the 11 bits of HF32, which is faster."""
 CANN = ("libge_runner", "libgraph", "libascendcl", "libhccl", "libruntime", "libmsprofiler", "libnnopbase", "libacl")
 DRIVER = ("libascend_hal", "libdrvdsmi", "libdcmi", "libc_sec", "libmmpa")
 """Beginnings of the names of the libraries that CANN and the driver bring."""

@@ -124,10 +124,23 @@ def _select_npu(number: int | None) -> None:
         raise DeviceUnavailable(f"there is no NPU {number}: this machine has {count}, counted from 0")
     try:
         ms.set_device("Ascend", number)
+        _exact_float32()
         if os.environ.get(ascend.MEMORY):
             ms.runtime.set_memory(max_size=os.environ[ascend.MEMORY])
     except (RuntimeError, ValueError) as error:
         raise DeviceUnavailable(f"MindSpore does not take NPU {number}: {str(error).splitlines()[0]}") from error
+
+
+@functools.cache
+def _exact_float32() -> None:
+    """CANN computes convolutions of float32 with the 11 bits of HF32 unless it is told not to; products it does not.
+    What the user has set stays. Measured on MindSpore 2.10: cubeMathType 3 for a convolution, 0 for a product."""
+    if os.environ.get(ascend.HF32, "0") not in ("", "0"):
+        return
+    try:
+        mindspore().device_context.ascend.op_precision.conv_allow_hf32(False)
+    except (AttributeError, RuntimeError) as error:  # another version; set before
+        logger.info("float32 convolutions: %s", error)
 
 
 @functools.cache
@@ -172,7 +185,10 @@ def as_argument(p):
 def assign(p, host) -> None:
     """The values of a torch tensor into the memory of a Parameter, wherever that is."""
     ms = mindspore()
-    ms.ops.assign(p, tensor(host))
+    if ms.get_context("device_target") == "CPU":
+        ms.ops.assign(p, tensor(host))
+    else:  # Assign has no aclnn kernel
+        p.copy_(tensor(host))
 
 
 def to_host(value):

@@ -79,7 +79,8 @@ def _binary(function):
 
 
 for _name_of, _function in {
-    "Add": torch.add, "Sub": torch.sub, "Mul": torch.mul, "RealDiv": torch.true_divide, "Maximum": torch.maximum,
+    "Add": torch.add, "Sub": torch.sub, "Mul": torch.mul, "RealDiv": torch.true_divide,
+    "mint.div": torch.true_divide, "Maximum": torch.maximum,
     "Minimum": torch.minimum, "Pow": torch.pow, "Equal": torch.eq, "NotEqual": torch.ne, "Less": torch.lt,
     "LessEqual": torch.le, "Greater": torch.gt, "GreaterEqual": torch.ge, "LogicalAnd": torch.logical_and,
     "LogicalOr": torch.logical_or,
@@ -187,6 +188,11 @@ def argmax(x, axis):
 
 
 # -- reductions ----------------------------------------------------------------------------------------------------
+
+
+@primitive("mint.sum")
+def sum_of(x, axes, keepdim):
+    return x.sum(axes, keepdim)
 
 
 @primitive("mint.mean")

@@ -17,6 +17,8 @@ from .fuse import LINEAR, SLICE, fuse
 from .npu import DEFAULT, NPUS
 
 INT32 = torch.iinfo(torch.int32)
+MINT = {"RealDiv": "mint.div", "ReduceSum": "mint.sum", "ReduceMean": "mint.mean"}
+"""Primitive without an aclnn kernel → the function that has one."""
 
 
 class AscendBuilder(Builder):
@@ -114,14 +116,16 @@ class AscendBuilder(Builder):
         shape = x.shape[:axis] + index.shape + x.shape[axis + 1 :]
         return self.call("mint.index_select", x, axis, index, shape=shape)
 
+    def binary(self, name: str, x, y, dtype: str | None = None, result: str | None = None) -> Value:
+        return super().binary(MINT.get(name, name), x, y, dtype, result)
+
     def reduce(self, name: str, x: Value, axes: Sequence[int], keepdim: bool) -> Value:
-        """ReduceMean has no aclnn kernel; the function of ``mint`` has."""
-        if name != "ReduceMean":
+        if name not in MINT:
             return super().reduce(name, x, axes, keepdim)
         axes = sorted(a % x.rank for a in axes)
         kept = tuple(1 if d in axes else s for d, s in enumerate(x.shape))
         shape = kept if keepdim else tuple(s for d, s in enumerate(x.shape) if d not in axes)
-        return self.call("mint.mean", x, tuple(axes), keepdim, shape=shape)
+        return self.call(MINT[name], x, tuple(axes), keepdim, shape=shape)
 
     # -- projections whose heads are padded --------------------------------------------------------------------
 

@@ -1,0 +1,100 @@
+"""Builds the software NPU's CANN for the MindSpore that is installed, and keeps it: a run finds what another built.
+
+In ``tests/``, ``python -m ascend.software.build`` prints the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata, util
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "cann"
+FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fopenmp", "-fno-math-errno", "-Wall", "-Wno-unused-parameter"]
+OLD_STRINGS = "-D_GLIBCXX_USE_CXX11_ABI=0"  # as MindSpore and CANN are built
+NAMES = (
+    "ge_runner graph msprofiler hccl runtime nnopbase platform c_sec ascend_hal opapi acl_op_compiler acl_tdt_channel "
+    "profapi"
+).split()
+"""The libraries of CANN and of the driver that MindSpore opens; each is empty and brings the one that has it all."""
+
+
+def compiler() -> str | None:
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def folder() -> Path:
+    """The built CANN, built if need be. Raises subprocess.CalledProcessError."""
+    inputs = [*sorted(SOURCES.iterdir()), Path(__file__), Path(__file__).with_name("symbols.py")]
+    version = metadata.version("mindspore")
+    said = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+    digest = hashlib.sha256(
+        b"\0".join([*(p.read_bytes() for p in inputs), version.encode(), said.encode()])
+    ).hexdigest()
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    base = caches / "ms_controlnet_backend" / "software_npu" / f"{version}-{digest[:16]}"
+    made = base / "cann" / "latest"  # MindSpore looks for a folder of this name
+    if not (made / "compiler").exists():
+        base.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=base.parent) as scratch:
+            _build(Path(scratch) / "cann" / "latest")
+            try:
+                os.rename(scratch, base)
+                os.mkdir(scratch)  # for its removal
+            except OSError:  # another process was faster
+                pass
+    return made
+
+
+def _build(to: Path) -> None:
+    from ascend.software import symbols
+
+    libraries, objects = to / "lib64", to / "objects"
+    for made in (libraries / "driver", objects, to / "opp"):
+        made.mkdir(parents=True)
+    sources = sorted(SOURCES.glob("*.cpp"))
+
+    def compiled(path: Path) -> Path:
+        made = objects / f"{path.stem}.o"
+        subprocess.run([compiler(), *FLAGS, OLD_STRINGS, "-c", path, "-o", made], check=True)
+        return made
+
+    def linked(name: str, *inputs: str | Path) -> None:
+        """A shared library of that name."""
+        soname = f"-Wl,-soname,{name}"
+        subprocess.run([compiler(), "-shared", "-fopenmp", "-o", libraries / name, *inputs, soname], check=True)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        files = list(pool.map(compiled, sources))
+    mindspore = Path(util.find_spec("mindspore").origin).parent
+    rest = objects / "rest.c"
+    rest.write_text(symbols.source(mindspore, files))
+    subprocess.run([compiler(), "-x", "c", "-O0", "-fPIC", "-w", "-c", rest, "-o", objects / "rest.o"], check=True)
+    linked("libascendcl.so", *files, objects / "rest.o")
+    for name in NAMES:
+        linked(f"lib{name}.so", "-Wl,--no-as-needed", f"-L{libraries}", "-lascendcl", "-Wl,-rpath,$ORIGIN")
+    shutil.rmtree(objects)
+    for name in ("libascend_hal.so", "libascendcl.so"):
+        (libraries / "driver" / name).symlink_to(f"../{name}")
+    (to / "compiler").mkdir()
+    (to / "compiler" / "version.info").write_text("Version=9.0.0\n")
+
+
+def environment(cann: Path) -> dict[str, str]:
+    """What a process needs in order to find it, as CANN's set_env.sh sets it."""
+    kernels = cann / "opp" / "built-in" / "op_impl" / "ai_core" / "tbe"
+    path = os.environ.get("PYTHONPATH")
+    return {
+        "LD_LIBRARY_PATH": f"{cann}/lib64:{cann}/lib64/driver", "ASCEND_HOME_PATH": str(cann),
+        "ASCEND_OPP_PATH": f"{cann}/opp", "PYTHONPATH": os.pathsep.join([str(kernels), *([path] if path else [])]),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(folder(), file=sys.stdout)

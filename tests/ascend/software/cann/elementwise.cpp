@@ -1,0 +1,121 @@
+// CANN's "aclnn math" operators, element by element: one document each (aclnnAdd&aclnnInplaceAdd, aclnnMul, aclnnSilu …).
+#include "numbers.h"
+
+typedef std::vector<double> Values;
+static void check(Tensor self, Tensor other, Tensor out, bool logical) {
+  type(self, numbers(), "self");
+  type(other, numbers(), "other");
+  type(out, numbers(), "out");
+  NEED(self.rank() <= 8 && other.rank() <= 8, "more than 8 dimensions");
+  NEED(broadcast(self->shape, other->shape) == out->shape, "out is %s", text(out->shape).c_str());
+  if (logical) NEED(out->type == BOOL, "out is %s", name_of(out->type));
+}
+template <class F> static Kernel two(Tensor self, Tensor other, Tensor out, F f) {
+  return [=] {
+    Values x = load(self, out->shape), y = load(other, out->shape);
+    for (size_t i = 0; i < x.size(); i++) x[i] = f(x[i], y[i]);
+    store(out, x);
+  };
+}
+template <class F> static Kernel one(Tensor self, Tensor out, F f) {
+  NEED(self->shape == out->shape, "out is %s for %s", text(out->shape).c_str(), text(self->shape).c_str());
+  return [=] {
+    Values x = load(self);
+    for (auto &value : x) value = f(value);
+    store(out, x);
+  };
+}
+static double alpha_of(Scalar alpha) { return alpha ? *alpha : 1; }
+
+ACLNN(aclnnAdd, (Tensor self, Tensor other, Scalar alpha, Tensor out), (self, other, alpha, out)) {
+  check(self, other, out, false);
+  return two(self, other, out, [=](double x, double y) { return x + alpha_of(alpha) * y; });
+}
+ACLNN(aclnnSub, (Tensor self, Tensor other, Scalar alpha, Tensor out), (self, other, alpha, out)) {
+  check(self, other, out, false);
+  return two(self, other, out, [=](double x, double y) { return x - alpha_of(alpha) * y; });
+}
+#define TWO(NAME, LOGICAL, EXPRESSION) \
+  ACLNN(NAME, (Tensor self, Tensor other, Tensor out), (self, other, out)) { \
+    check(self, other, out, LOGICAL); \
+    return two(self, other, out, [](double x, double y) -> double { return EXPRESSION; }); \
+  }
+TWO(aclnnMul, false, x * y) TWO(aclnnDiv, false, x / y) TWO(aclnnMaximum, false, std::max(x, y)) TWO(aclnnMinimum, false, std::min(x, y))
+TWO(aclnnPowTensorTensor, false, std::pow(x, y)) TWO(aclnnEqTensor, true, x == y) TWO(aclnnNeTensor, true, x != y) TWO(aclnnLtTensor, true, x < y)
+TWO(aclnnLeTensor, true, x <= y) TWO(aclnnGtTensor, true, x > y) TWO(aclnnGeTensor, true, x >= y)
+TWO(aclnnLogicalAnd, true, x && y) TWO(aclnnLogicalOr, true, x || y)
+
+#define WITH_SCALAR(NAME, EXPRESSION) \
+  ACLNN(NAME, (Tensor self, Scalar other, Tensor out), (self, other, out)) { \
+    type(self, numbers(), "self"); \
+    NEED(other, "other is null"); \
+    return one(self, out, [=](double x) -> double { double y = *other; return EXPRESSION; }); \
+  }
+WITH_SCALAR(aclnnMuls, x * y) WITH_SCALAR(aclnnDivs, x / y) WITH_SCALAR(aclnnPowTensorScalar, std::pow(x, y)) WITH_SCALAR(aclnnEqScalar, x == y)
+WITH_SCALAR(aclnnNeScalar, x != y) WITH_SCALAR(aclnnLtScalar, x < y) WITH_SCALAR(aclnnLeScalar, x <= y) WITH_SCALAR(aclnnGtScalar, x > y)
+WITH_SCALAR(aclnnGeScalar, x >= y)
+ACLNN(aclnnAdds, (Tensor self, Scalar other, Scalar alpha, Tensor out), (self, other, alpha, out)) {
+  type(self, numbers(), "self");
+  return one(self, out, [=](double x) { return x + alpha_of(alpha) * *other; });
+}
+ACLNN(aclnnSubs, (Tensor self, Scalar other, Scalar alpha, Tensor out), (self, other, alpha, out)) {
+  type(self, numbers(), "self");
+  return one(self, out, [=](double x) { return x - alpha_of(alpha) * *other; });
+}
+ACLNN(aclnnPowScalarTensor, (Scalar self, Tensor exponent, Tensor out), (self, exponent, out)) {
+  type(exponent, numbers(), "exponent");
+  return one(exponent, out, [=](double x) { return std::pow(*self, x); });
+}
+
+#define ONE(NAME, TYPES, EXPRESSION) \
+  ACLNN(NAME, (Tensor self, Tensor out), (self, out)) { type(self, TYPES, "self"); return one(self, out, [](double x) -> double { return EXPRESSION; }); }
+static double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+static double gelu(double x) { return x * 0.5 * (1 + std::erf(x / std::sqrt(2.0))); }
+static double gelu_by_tanh(double x) { return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
+ONE(aclnnSilu, floats(), x * sigmoid(x)) ONE(aclnnGelu, floats(), gelu(x)) ONE(aclnnSigmoid, numbers(), sigmoid(x)) ONE(aclnnTanh, numbers(), std::tanh(x))
+ONE(aclnnSin, numbers(), std::sin(x)) ONE(aclnnCos, numbers(), std::cos(x)) ONE(aclnnExp, numbers(), std::exp(x)) ONE(aclnnLog, numbers(), std::log(x))
+ONE(aclnnErf, numbers(), std::erf(x)) ONE(aclnnAbs, numbers(), std::fabs(x)) ONE(aclnnNeg, numbers(), -x) ONE(aclnnFloor, numbers(), std::floor(x))
+ONE(aclnnRelu, numbers(), x > 0 ? x : 0) ONE(aclnnSqrt, numbers(), std::sqrt(x)) ONE(aclnnRsqrt, numbers(), 1 / std::sqrt(x))
+ONE(aclnnReciprocal, numbers(), 1 / x) ONE(aclnnLogicalNot, numbers(), !x)
+ACLNN(aclnnGeluV2, (Tensor self, int64_t approximate, Tensor out), (self, approximate, out)) {
+  type(self, floats(), "x");
+  same_type(out, self, "y");
+  NEED(approximate == 0 || approximate == 1, "approximate is %lld", (long long)approximate);
+  return one(self, out, approximate ? gelu_by_tanh : gelu);
+}
+ACLNN(aclnnBitwiseNot, (Tensor self, Tensor out), (self, out)) {
+  type(self, {BOOL, INT8, UINT8, INT16, INT32, INT64}, "self");
+  bool logical = self->type == BOOL;
+  return one(self, out, [=](double x) -> double { return logical ? !x : -x - 1; });
+}
+
+ACLNN(aclnnCast, (Tensor self, int32_t dtype, Tensor out), (self, dtype, out)) {
+  NEED(out->type == dtype, "out is %s, dtype says %s", name_of(out->type), name_of(dtype));
+  bool cut = is_float(self->type) && !is_float(dtype) && dtype != BOOL;
+  return one(self, out, [=](double x) { return cut ? std::trunc(x) : x; });
+}
+ACLNN(aclnnSWhere, (Tensor condition, Tensor self, Tensor other, Tensor out), (condition, self, other, out)) {
+  type(condition, {BOOL, UINT8}, "condition");
+  same_type(other, self, "other");
+  return [=] {
+    Values x = load(self, out->shape), y = load(other, out->shape), chosen = load(condition, out->shape);
+    for (size_t i = 0; i < x.size(); i++) if (!chosen[i]) x[i] = y[i];
+    store(out, x);
+  };
+}
+ACLNN(aclnnInplaceMaskedFillScalar, (Tensor self, Tensor mask, Scalar value), (self, mask, value)) {
+  type(mask, {BOOL}, "mask");
+  broadcasts(mask->shape, self->shape, "mask");
+  return [=] {
+    Values x = load(self), filled = load(mask, self->shape);
+    for (size_t i = 0; i < x.size(); i++) if (filled[i]) x[i] = *value;
+    store(self, x);
+  };
+}
+ACLNN(aclnnInplaceCopy, (Tensor self, Tensor source), (self, source)) {
+  broadcasts(source->shape, self->shape, "the source");
+  return [=] { store(self, load(source, self->shape)); };
+}
+ACLNN(aclnnInplaceFillScalar, (Tensor self, Scalar value), (self, value)) { return [=] { store(self, Values(self.count(), *value)); }; }
+ACLNN(aclnnInplaceZero, (Tensor self), (self)) { return [=] { store(self, Values(self.count(), 0)); }; }
+ACLNN(aclnnInplaceOne, (Tensor self), (self)) { return [=] { store(self, Values(self.count(), 1)); }; }

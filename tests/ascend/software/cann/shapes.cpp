@@ -1,0 +1,221 @@
+// Operators that move elements: CANN's documents aclnnPermute, aclnnCat, aclnnSlice, aclnnIndexSelect, aclnnUpsampleNearest2d …
+#include "numbers.h"
+
+typedef std::vector<double> Values;
+// A part of a tensor: another shape, stride and offset over the same memory.
+struct View { Tensor tensor; Shape shape, stride; int64_t offset; };
+static View view(Tensor tensor) { return {tensor, tensor->shape, tensor->stride, tensor->offset}; }
+static Values load(const View &v) { return read<double>(v.tensor, v.shape, v.stride, v.offset); }
+static void store(const View &v, const Values &values) { store(v.tensor, v.shape, v.stride, v.offset, values); }
+static Shape strides(const Shape &shape) {
+  Shape result(shape.size(), 1);
+  for (int i = (int)shape.size() - 2; i >= 0; i--) result[i] = result[i + 1] * shape[i + 1];
+  return result;
+}
+
+ACLNN(aclnnPermute, (Tensor self, Ints dims, Tensor out), (self, dims, out)) {
+  NEED((*dims).size() == self.rank(), "%zu dims for %zu", (*dims).size(), self.rank());
+  View from = view(self);
+  for (size_t i = 0; i < self.rank(); i++) {
+    size_t k = axis((*dims)[i], self.rank());
+    from.shape[i] = self->shape[k];
+    from.stride[i] = self->stride[k];
+  }
+  NEED(from.shape == out->shape, "out is %s", text(out->shape).c_str());
+  return [=] { store(out, load(from)); };
+}
+ACLNN(aclnnExpand, (Tensor self, Ints size, Tensor out), (self, size, out)) {
+  broadcasts(self->shape, out->shape, "self");
+  return [=] { store(out, load(self, out->shape)); };
+}
+ACLNN(aclnnRepeat, (Tensor self, Ints repeats, Tensor out), (self, repeats, out)) {
+  size_t rank = (*repeats).size();
+  NEED(rank >= self.rank(), "%zu repeats for %zu dimensions", rank, self.rank());
+  Shape from(rank, 1);
+  std::copy(self->shape.begin(), self->shape.end(), from.begin() + (rank - self.rank()));
+  for (size_t i = 0; i < rank; i++) NEED(out->shape.at(i) == from[i] * (*repeats)[i], "out is %s", text(out->shape).c_str());
+  return [=] {
+    Values x = load(self), y(out.count());
+    Shape outer = strides(out->shape), inner = strides(from);
+    for (size_t i = 0; i < y.size(); i++) {
+      int64_t at = 0;
+      for (size_t d = 0; d < rank; d++) at += (int64_t)i / outer[d] % out->shape[d] % from[d] * inner[d];
+      y[i] = x[at];
+    }
+    store(out, y);
+  };
+}
+ACLNN(aclnnCat, (Tensors tensors, int64_t dim, Tensor out), (tensors, dim, out)) {
+  NEED(tensors, "no tensors");
+  size_t along = axis(dim, out.rank());
+  int64_t sum = 0;
+  for (size_t i = 0; i < tensors.count(); i++) {
+    Tensor part = tensors[i];
+    same_type(part, out, "a tensor");
+    NEED(part.rank() == out.rank(), "ranks differ");
+    for (size_t d = 0; d < out.rank(); d++) NEED(d == along || part->shape[d] == out->shape[d], "%s beside %s", text(part->shape).c_str(), text(out->shape).c_str());
+    sum += part->shape[along];
+  }
+  NEED(sum == out->shape[along], "out is %s", text(out->shape).c_str());
+  return [=] {
+    View to = view(out);
+    for (size_t i = 0; i < tensors.count(); i++) {
+      to.shape = tensors[i]->shape;
+      store(to, load(view(tensors[i])));
+      to.offset += to.shape[along] * out->stride[along];
+    }
+  };
+}
+ACLNN(aclnnSlice, (Tensor self, int64_t dim, int64_t start, int64_t end, int64_t step, Tensor out), (self, dim, start, end, step, out)) {
+  size_t along = axis(dim, self.rank());
+  NEED(start >= 0 && end <= self->shape[along] && step >= 1, "%lld to %lld by %lld of %lld", (long long)start, (long long)end, (long long)step, (long long)self->shape[along]);
+  View from = view(self);
+  from.offset += start * self->stride[along];
+  from.stride[along] *= step;
+  from.shape[along] = (end - start + step - 1) / step;
+  NEED(from.shape == out->shape, "out is %s", text(out->shape).c_str());
+  return [=] { store(out, load(from)); };
+}
+ACLNN(aclnnFlip, (Tensor self, Ints dims, Tensor out), (self, dims, out)) {
+  View from = view(self);
+  for (auto dim : *dims) {
+    size_t k = axis(dim, self.rank());
+    from.offset += (from.shape[k] - 1) * from.stride[k];
+    from.stride[k] *= -1;
+  }
+  return [=] { store(out, load(from)); };
+}
+ACLNN(aclnnConstantPadNd, (Tensor self, Ints pads, Scalar value, Tensor out), (self, pads, value, out)) {
+  View to = view(out);
+  to.shape = self->shape;
+  Shape whole = self->shape;
+  for (size_t i = 0; i < (*pads).size() / 2; i++) {  // pairs, the last dimension first
+    size_t k = self.rank() - 1 - i;
+    to.offset += (*pads)[2 * i] * out->stride[k];
+    whole[k] += (*pads)[2 * i] + (*pads)[2 * i + 1];
+  }
+  NEED(whole == out->shape, "out is %s", text(out->shape).c_str());
+  return [=] {
+    store(out, Values(out.count(), *value));
+    store(to, load(view(self)));
+  };
+}
+
+static void indices(Tensor index) { type(index, {INT32, INT64}, "the index"); }
+ACLNN(aclnnIndexSelect, (Tensor self, int64_t dim, Tensor index, Tensor out), (self, dim, index, out)) {
+  indices(index);
+  NEED(index.rank() <= 1, "the index has %zu dimensions", index.rank());
+  size_t along = axis(dim, self.rank());
+  return [=] {
+    View from = view(self), to = view(out);
+    from.shape[along] = to.shape[along] = 1;
+    for (auto row : load<int64_t>(index)) {
+      from.offset = self->offset + row * self->stride[along];
+      store(to, load(from));
+      to.offset += out->stride[along];
+    }
+  };
+}
+ACLNN(aclnnEmbedding, (Tensor weight, Tensor index, Tensor out), (weight, index, out)) {
+  indices(index);
+  same_type(out, weight, "out");
+  NEED(weight.rank() == 2, "weight is %s", text(weight->shape).c_str());
+  return [=] {
+    Values table = load(weight), rows;
+    int64_t width = weight->shape[1];
+    for (auto row : load<int64_t>(index)) rows.insert(rows.end(), table.begin() + row * width, table.begin() + (row + 1) * width);
+    store(out, rows);
+  };
+}
+ACLNN(aclnnGather, (Tensor self, int64_t dim, Tensor index, Tensor out), (self, dim, index, out)) {
+  indices(index);
+  NEED(index->shape == out->shape && index.rank() == self.rank(), "index %s, out %s", text(index->shape).c_str(), text(out->shape).c_str());
+  size_t along = axis(dim, self.rank());
+  return [=] {
+    Values x = load(self), y(out.count());
+    auto chosen = load<int64_t>(index);
+    Shape outer = strides(out->shape), inner = strides(self->shape);
+    for (size_t i = 0; i < y.size(); i++) {
+      int64_t at = 0;
+      for (size_t d = 0; d < self.rank(); d++) at += (d == along ? chosen[i] : (int64_t)i / outer[d] % out->shape[d]) * inner[d];
+      y[i] = x[at];
+    }
+    store(out, y);
+  };
+}
+
+static void image(Tensor self, Ints size, Tensor out) {
+  type(self, floats(), "self");
+  same_type(out, self, "out");
+  NEED(self.rank() == 4 && (*size).size() == 2, "self is %s", text(self->shape).c_str());
+  NEED(out->shape == Shape({self->shape[0], self->shape[1], (*size)[0], (*size)[1]}), "out is %s", text(out->shape).c_str());
+}
+ACLNN(aclnnUpsampleNearest2d, (Tensor self, Ints size, Tensor out), (self, size, out)) {
+  image(self, size, out);
+  return [=] {
+    Values x = load(self), y;
+    int64_t height = self.size(2), width = self.size(3), rows = out.size(2), columns = out.size(3);
+    auto source = [](int64_t i, int64_t from, int64_t to) { return std::min(from - 1, (int64_t)((float)i * ((float)from / to))); };
+    for (int64_t plane = 0; plane < self.size(0) * self.size(1); plane++)
+      for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) y.push_back(x[(plane * height + source(i, height, rows)) * width + source(j, width, columns)]);
+    store(out, y);
+  };
+}
+ACLNN(aclnnUpsampleBilinear2d, (Tensor self, Ints size, bool align_corners, double scale_h, double scale_w, Tensor out),
+      (self, size, align_corners, scale_h, scale_w, out)) {
+  image(self, size, out);
+  struct Between { int64_t low, high; double part; };
+  auto between = [=](int64_t i, int64_t from, int64_t to, double scale) {
+    double at = align_corners ? (to > 1 ? i * (from - 1.0) / (to - 1) : 0) : std::max(0.0, (i + 0.5) * (scale > 0 ? 1 / scale : (double)from / to) - 0.5);
+    int64_t low = std::min((int64_t)at, from - 1);
+    return Between{low, std::min(from - 1, low + 1), at - low};
+  };
+  return [=] {
+    Values x = load(self), y;
+    int64_t height = self.size(2), width = self.size(3);
+    for (int64_t plane = 0; plane < self.size(0) * self.size(1); plane++)
+      for (int64_t i = 0; i < out.size(2); i++) {
+        Between v = between(i, height, out.size(2), scale_h);
+        const double *upper = &x[(plane * height + v.low) * width], *lower = &x[(plane * height + v.high) * width];
+        for (int64_t j = 0; j < out.size(3); j++) {
+          Between h = between(j, width, out.size(3), scale_w);
+          y.push_back((upper[h.low] * (1 - h.part) + upper[h.high] * h.part) * (1 - v.part) + (lower[h.low] * (1 - h.part) + lower[h.high] * h.part) * v.part);
+        }
+      }
+    store(out, y);
+  };
+}
+ACLNN(aclnnUpsampleBicubic2d, (Tensor self, Ints size, bool align_corners, double scale_h, double scale_w, Tensor out),
+      (self, size, align_corners, scale_h, scale_w, out)) {
+  image(self, size, out);
+  struct Taps { int64_t at[4]; double weight[4]; };
+  // Keys' kernel with a = -0.75, as torch has it (aten/src/ATen/native/UpSample.h)
+  auto taps = [=](int64_t i, int64_t from, int64_t to, double scale) {
+    double at = align_corners ? (to > 1 ? i * (from - 1.0) / (to - 1) : 0) : (i + 0.5) * (scale > 0 ? 1 / scale : (double)from / to) - 0.5;
+    double part = at - std::floor(at), a = -0.75;
+    Taps result;
+    for (int k = 0; k < 4; k++) {
+      double x = std::fabs(part + 1 - k);
+      result.weight[k] = x <= 1 ? ((a + 2) * x - (a + 3)) * x * x + 1 : ((a * x - 5 * a) * x + 8 * a) * x - 4 * a;
+      result.at[k] = std::min(from - 1, std::max<int64_t>(0, (int64_t)std::floor(at) - 1 + k));
+    }
+    return result;
+  };
+  return [=] {
+    Values x = load(self), y;
+    int64_t height = self.size(2), width = self.size(3);
+    for (int64_t plane = 0; plane < self.size(0) * self.size(1); plane++)
+      for (int64_t i = 0; i < out.size(2); i++) {
+        Taps v = taps(i, height, out.size(2), scale_h);
+        for (int64_t j = 0; j < out.size(3); j++) {
+          Taps h = taps(j, width, out.size(3), scale_w);
+          double sum = 0;
+          for (int a = 0; a < 4; a++)
+            for (int b = 0; b < 4; b++) sum += v.weight[a] * h.weight[b] * x[(plane * height + v.at[a]) * width + h.at[b]];
+          y.push_back(sum);
+        }
+      }
+    store(out, y);
+  };
+}

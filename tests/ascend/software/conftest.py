@@ -1,0 +1,67 @@
+"""The tests of this folder run on the software NPU, in processes of their own (``elsewhere.py``)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from ascend.software import build, elsewhere
+
+HERE = Path(__file__).parent
+IN_CHILD = elsewhere.PIPES in os.environ
+_children: dict[Path, elsewhere.Child] = {}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):
+    """A file's ``NPU`` are settings that hold from the start (see :class:`npu.SoftwareNPU`)."""
+    if IN_CHILD or HERE not in item.path.parents:
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in _reports(item, nextitem):
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def _reports(item, nextitem):
+    if build.compiler() is None:
+        reason = "the software NPU is built with g++ (or $CXX), and there is none"
+        skipped = os.environ.get("CI") != "true"
+        return [_report(item, "skipped" if skipped else "failed", (str(item.path), 0, reason) if skipped else reason)]
+    following = nextitem.nodeid if nextitem is not None and nextitem.path == item.path else None
+    child = _children.get(item.path)
+    try:
+        if child is None:
+            settings = getattr(item.module, "NPU", {})
+            variables = build.environment(build.folder()) | {
+                "SOFTWARE_NPU": ";".join(f"{k}={v}" for k, v in settings.items())
+            }
+            child = _children[item.path] = elsewhere.Child(item.config, item.path, variables)
+        reports = child.run(item, following)
+    except EOFError:
+        reports, following = [_report(item, "failed", child.last_words())], None
+    if following is None and child is not None:
+        _children.pop(item.path).close()
+    return reports
+
+
+def _report(item, outcome, text) -> pytest.TestReport:
+    keywords = {name: 1 for name in item.keywords}
+    return pytest.TestReport(item.nodeid, item.location, keywords, outcome, text, "call", (), 0)
+
+
+@pytest.fixture(autouse=True)
+def npu():
+    """The software NPU. A test fails by what it refused or did not know, unless it sets ``npu.expected``; and where
+    nothing ran on it."""
+    from ascend.software.npu import SoftwareNPU
+
+    npu = SoftwareNPU()
+    npu.reset()
+    yield npu
+    found = npu.report()
+    unknown = [name for name in found.untaught if name.startswith("aclnn")]
+    assert npu.expected or not (found.errors or found.legacy or unknown), (found.errors[:5], found.legacy, unknown)
+    assert npu.expected or found.launches, "nothing ran on the NPU"

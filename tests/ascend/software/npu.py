@@ -1,0 +1,42 @@
+"""The software NPU of this process: what it counted, and settings that make it go wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import types
+
+
+class SoftwareNPU:
+    """Settings (``set``): defer, workspace (bytes every operator asks for), skip (all but the arithmetic), hf32,
+    exact_float32 (refuse HF32), any_head_size, fail_allocation (the first that fails), hang, error and wrong (an
+    operator's name), log (a file), trace (who copies and waits, in the log). soc, devices, memory_gb: before the start.
+    """
+
+    def __init__(self):
+        self._library = ctypes.CDLL("libascendcl.so")
+        self._library.software_npu_report.restype = ctypes.c_char_p
+        self.expected = False
+        """Whether the test wants errors."""
+
+    def report(self) -> types.SimpleNamespace:
+        """Since the last reset. launches, legacy, untaught: number by name. errors: texts. up, down, within (copies),
+        up_bytes …; stream_waits, device_waits, event_waits; used, peak, workspace: bytes."""
+        return types.SimpleNamespace(**json.loads(self._library.software_npu_report()))
+
+    def reset(self) -> None:
+        self._library.software_npu_reset()
+
+    @contextlib.contextmanager
+    def set(self, **settings):
+        for key, value in settings.items():
+            self._set(key, str(int(value) if isinstance(value, bool) else value))
+        try:
+            yield self
+        finally:
+            for key in settings:
+                self._set(key, "")
+
+    def _set(self, key: str, value: str) -> None:
+        self._library.software_npu_set(key.encode(), value.encode())
