@@ -17,6 +17,9 @@ def samples(op):
     return REGISTRY.samples(op, "Ascend")
 
 
+CASES = [pytest.param(op, s, id=f"{op}-{i}".replace("aten.", "")) for op in OPS for i, s in enumerate(samples(op))]
+
+
 def lowered(op, args, kwargs, dtype, without=(), npu=None):
     """(program, inputs, what torch says in float32 of the same numbers)."""
     seed = torch.Generator().manual_seed(0)

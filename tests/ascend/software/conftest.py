@@ -22,6 +22,8 @@ def pytest_runtest_protocol(item, nextitem):
     for report in _reports(item, nextitem):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    # what the item before left set up for this one, of which the next may have no need
+    item.session._setupstate.teardown_exact(nextitem)
     return True
 
 
