@@ -38,7 +38,7 @@ void *pages(size_t size, int protection) {
   return address == MAP_FAILED ? nullptr : address;
 }
 
-int copy(void *to, size_t room, const void *from, size_t size, int kind) {
+int copy(void *to, const void *from, size_t size, int kind) {
   if (!size) return OK;
   if (kind == UP && memory::device_of(to, size) < 0) { report::error("aclrtMemcpy to the device: %p (%zu bytes) is not device memory", to, size); return MEMORY_ADDRESS; }
   if (kind == DOWN && memory::device_of(from, size) < 0) { report::error("aclrtMemcpy to the host: %p (%zu bytes) is not device memory", from, size); return MEMORY_ADDRESS; }
@@ -46,7 +46,7 @@ int copy(void *to, size_t room, const void *from, size_t size, int kind) {
   memmove(to, from, size);
   return OK;
 }
-int counted(void *to, size_t room, const void *from, size_t size, int kind, bool blocking) {
+int counted(size_t room, size_t size, int kind) {
   if (size > room) { report::error("aclrtMemcpy: %zu bytes to a buffer of %zu", size, room); return BAD_PARAMETER; }
   if (kind == UP) report::up.add(size), report::trace("copy up", size);
   if (kind == DOWN) report::down.add(size), report::trace("copy down", size);
@@ -89,12 +89,12 @@ API int aclrtGetMemInfo(int, size_t *free_bytes, size_t *total_bytes) { *total_b
 API int aclrtGetMemUceInfo(int32_t, void *, size_t, size_t *errors) { *errors = 0; return OK; }
 
 API int aclrtMemcpy(void *to, size_t room, const void *from, size_t size, int kind) {
-  int status = counted(to, room, from, size, kind, true);
-  return status ? status : copy(to, room, from, size, kind);
+  int status = counted(room, size, kind);
+  return status ? status : copy(to, from, size, kind);
 }
 API int aclrtMemcpyAsync(void *to, size_t room, const void *from, size_t size, int kind, void *stream) {
-  if (int status = counted(to, room, from, size, kind, false)) return status;
-  return streams::push(stream, [=] { return copy(to, room, from, size, kind); });
+  if (int status = counted(room, size, kind)) return status;
+  return streams::push(stream, [=] { return copy(to, from, size, kind); });
 }
 API int aclrtMemset(void *address, size_t room, int32_t value, size_t size) {
   if (size > room) { report::error("aclrtMemset: %zu bytes in a buffer of %zu", size, room); return BAD_PARAMETER; }

@@ -40,8 +40,6 @@ int sabotaged(const char *op, int *status) {
   return report::setting("wrong") == op;
 }
 void spoil(Tensor tensor) {
-  static const aclTensor *const none = nullptr;
-  (void)none;
   if (!tensor || !tensor.count() || !is_float(tensor->type)) return;
   char *first = tensor->data + tensor->offset * size_of(tensor->type);
   first[size_of(tensor->type) - 1] ^= 0x40;  // its exponent

@@ -162,60 +162,52 @@ ACLNN(aclnnUpsampleNearest2d, (Tensor self, Ints size, Tensor out), (self, size,
     store(out, y);
   };
 }
-ACLNN(aclnnUpsampleBilinear2d, (Tensor self, Ints size, bool align_corners, double scale_h, double scale_w, Tensor out),
-      (self, size, align_corners, scale_h, scale_w, out)) {
-  image(self, size, out);
-  struct Between { int64_t low, high; double part; };
-  auto between = [=](int64_t i, int64_t from, int64_t to, double scale) {
-    double at = align_corners ? (to > 1 ? i * (from - 1.0) / (to - 1) : 0) : std::max(0.0, (i + 0.5) * (scale > 0 ? 1 / scale : (double)from / to) - 0.5);
-    int64_t low = std::min((int64_t)at, from - 1);
-    return Between{low, std::min(from - 1, low + 1), at - low};
-  };
-  return [=] {
-    Values x = load(self), y;
-    int64_t height = self.size(2), width = self.size(3);
-    for (int64_t plane = 0; plane < self.size(0) * self.size(1); plane++)
-      for (int64_t i = 0; i < out.size(2); i++) {
-        Between v = between(i, height, out.size(2), scale_h);
-        const double *upper = &x[(plane * height + v.low) * width], *lower = &x[(plane * height + v.high) * width];
-        for (int64_t j = 0; j < out.size(3); j++) {
-          Between h = between(j, width, out.size(3), scale_w);
-          y.push_back((upper[h.low] * (1 - h.part) + upper[h.high] * h.part) * (1 - v.part) + (lower[h.low] * (1 - h.part) + lower[h.high] * h.part) * v.part);
-        }
-      }
-    store(out, y);
-  };
+// Where a pixel of the result lies between those of the source, along one axis.
+static double place(int64_t i, int64_t from, int64_t to, bool align_corners, double scale) {
+  if (align_corners) return to > 1 ? i * (from - 1.0) / (to - 1) : 0;
+  return (i + 0.5) * (scale > 0 ? 1 / scale : (double)from / to) - 0.5;
 }
-ACLNN(aclnnUpsampleBicubic2d, (Tensor self, Ints size, bool align_corners, double scale_h, double scale_w, Tensor out),
-      (self, size, align_corners, scale_h, scale_w, out)) {
-  image(self, size, out);
-  struct Taps { int64_t at[4]; double weight[4]; };
-  // Keys' kernel with a = -0.75, as torch has it (aten/src/ATen/native/UpSample.h)
-  auto taps = [=](int64_t i, int64_t from, int64_t to, double scale) {
-    double at = align_corners ? (to > 1 ? i * (from - 1.0) / (to - 1) : 0) : (i + 0.5) * (scale > 0 ? 1 / scale : (double)from / to) - 0.5;
-    double part = at - std::floor(at), a = -0.75;
-    Taps result;
-    for (int k = 0; k < 4; k++) {
-      double x = std::fabs(part + 1 - k);
-      result.weight[k] = x <= 1 ? ((a + 2) * x - (a + 3)) * x * x + 1 : ((a * x - 5 * a) * x + 8 * a) * x - 4 * a;
-      result.at[k] = std::min(from - 1, std::max<int64_t>(0, (int64_t)std::floor(at) - 1 + k));
-    }
-    return result;
-  };
+struct Tap { int64_t at; double weight; };
+// taps(i, from, to, scale): what of the source goes into a pixel along one axis.
+template <class F> static Kernel resampled(Tensor self, Tensor out, double scale_h, double scale_w, F taps) {
   return [=] {
     Values x = load(self), y;
     int64_t height = self.size(2), width = self.size(3);
     for (int64_t plane = 0; plane < self.size(0) * self.size(1); plane++)
       for (int64_t i = 0; i < out.size(2); i++) {
-        Taps v = taps(i, height, out.size(2), scale_h);
+        std::vector<Tap> rows = taps(i, height, out.size(2), scale_h);
         for (int64_t j = 0; j < out.size(3); j++) {
-          Taps h = taps(j, width, out.size(3), scale_w);
           double sum = 0;
-          for (int a = 0; a < 4; a++)
-            for (int b = 0; b < 4; b++) sum += v.weight[a] * h.weight[b] * x[(plane * height + v.at[a]) * width + h.at[b]];
+          std::vector<Tap> columns = taps(j, width, out.size(3), scale_w);
+          for (auto &row : rows)
+            for (auto &column : columns) sum += row.weight * column.weight * x[(plane * height + row.at) * width + column.at];
           y.push_back(sum);
         }
       }
     store(out, y);
   };
+}
+ACLNN(aclnnUpsampleBilinear2d, (Tensor self, Ints size, bool align_corners, double scale_h, double scale_w, Tensor out),
+      (self, size, align_corners, scale_h, scale_w, out)) {
+  image(self, size, out);
+  return resampled(self, out, scale_h, scale_w, [=](int64_t i, int64_t from, int64_t to, double scale) {
+    double at = std::max(0.0, place(i, from, to, align_corners, scale));
+    int64_t low = std::min((int64_t)at, from - 1);
+    return std::vector<Tap>{{low, 1 - (at - low)}, {std::min(from - 1, low + 1), at - low}};
+  });
+}
+ACLNN(aclnnUpsampleBicubic2d, (Tensor self, Ints size, bool align_corners, double scale_h, double scale_w, Tensor out),
+      (self, size, align_corners, scale_h, scale_w, out)) {
+  image(self, size, out);
+  // Keys' kernel with a = -0.75, as torch has it (aten/src/ATen/native/UpSample.h)
+  return resampled(self, out, scale_h, scale_w, [=](int64_t i, int64_t from, int64_t to, double scale) {
+    double at = place(i, from, to, align_corners, scale), part = at - std::floor(at), a = -0.75;
+    std::vector<Tap> result;
+    for (int k = 0; k < 4; k++) {
+      double x = std::fabs(part + 1 - k);
+      double weight = x <= 1 ? ((a + 2) * x - (a + 3)) * x * x + 1 : ((a * x - 5 * a) * x + 8 * a) * x - 4 * a;
+      result.push_back({std::min(from - 1, std::max<int64_t>(0, (int64_t)std::floor(at) - 1 + k)), weight});
+    }
+    return result;
+  });
 }

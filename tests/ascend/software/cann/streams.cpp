@@ -11,7 +11,7 @@
 #include <vector>
 
 namespace {
-enum { NEVER_RECORDED = 507000, AICORE = 507015 };
+enum { NEVER_RECORDED = 507000 };
 struct Event { double milliseconds = 0; long recorded = 0, asked = 0; };
 struct Task { std::function<bool()> ready; std::function<int()> run; };
 struct Stream { int id; std::deque<Task> tasks; int failed = OK; };
