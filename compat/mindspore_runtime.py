@@ -21,6 +21,9 @@ from . import ascend, versions
 from .compile_cache import CompileCache
 
 LOCK = threading.RLock()
+INFERENCE = "prefill"
+"""Phase of a Cell. MindSpore waits for the whole device after each graph but in the phases of inference (its
+``GetNeedSyncStream``, 2.7 … 2.10). Who reads a result waits for it anyway."""
 logger = logging.getLogger(__name__)
 _names = {"cpu": "CPU", "ascend": "Ascend", "npu": "Ascend"}
 
@@ -177,6 +180,12 @@ def tensor(host):
     return ms.Tensor.from_numpy(host.numpy())
 
 
+def upload(value, device: str):
+    """The same tensor in the device's memory, without waiting for it to be there: until somebody waits, the host's
+    memory must stay as it is."""
+    return value if device == "CPU" else value.move_to(device, blocking=False)
+
+
 def as_argument(p):
     """A tensor over the memory of a Parameter: MindSpore compiles no two arguments of one name into a graph."""
     return mindspore().Tensor(p)
@@ -212,6 +221,8 @@ class Graph:
 
     def __init__(self, cell, cache: CompileCache | None = None, key: str = ""):
         cell.set_train(False)
+        if mindspore().get_context("device_target") != "CPU":
+            cell.phase = INFERENCE
         self._cell = cell
         self._run = None
         self._cache, self._key = cache, key

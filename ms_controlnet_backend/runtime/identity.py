@@ -63,3 +63,8 @@ def _ramp(n: int) -> torch.Tensor:
     """n different weights between 1 and 2, without a pattern that a tensor could follow."""
     with torch.inference_mode(False):
         return 1 + torch.rand(n, generator=torch.Generator().manual_seed(n))
+
+
+def same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Is one a view of the other?"""
+    return one.numel() > 0 and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 
 from ..compat import mindspore_runtime
-from .identity import identity
+from .identity import identity, same_memory
 from .recent import Recent
 from .target import Target
 
 KEPT = 16
-"""Uploads remembered: the latents and the time step of a step go to the ControlNets and to the denoiser."""
+"""Uploads remembered: the latents of a step go to the ControlNets and to the denoiser."""
+NUMBERS = 1024
+"""The same of single numbers: the time steps of a run come again in the next."""
 LARGEST = 2**24
 """Bytes beyond which an upload is not remembered."""
 
@@ -35,17 +37,24 @@ class Transfers:
     def __init__(self, target: Target):
         self.target = target
         self._kept = Recent(KEPT)
+        self._numbers = Recent(NUMBERS)
         self._zeros: dict[tuple, Any] = {}
+        self._going_up: list[Any] = []
 
     def to_device(self, t: torch.Tensor, count: Crossings) -> Any:
         """A torch tensor as a MindSpore tensor; one that went up before, unchanged since, does not go again."""
-        single = t.numel() == 1
-        key = ("number", t.dtype, t.shape, t.item()) if single else identity(t) if t.nbytes <= LARGEST else None
+        if t.numel() == 1:
+            key = t.dtype, t.shape, t.item()
+            value = self._numbers.use(key)
+            if value is None:  # remembered by its value: it must not change with the memory it came from
+                value = self.upload(t.clone(), count)
+                self._numbers.keep(key, value)
+            return value
+        key = identity(t) if t.nbytes <= LARGEST else None
         known = self._kept.use(key)
         if known is not None:
             return known[0]
-        # a number is remembered by its value: it must not change with the memory it came from
-        value = self.upload(t.clone() if single else t, count)
+        value = self.upload(t, count)
         if key is not None:
             self._kept.keep(key, (value, t))  # the tensor is kept so that its memory is not given to another
         return value
@@ -55,11 +64,17 @@ class Transfers:
         host = t.detach().to(device="cpu", dtype=self.target.host_dtype(t.dtype)).contiguous()
         count.to_device += 1
         count.bytes_to_device += host.nbytes
-        return mindspore_runtime.tensor(host)
+        if not self.target.own_memory:
+            return mindspore_runtime.tensor(host)
+        # what is given to two graphs goes up once; the script may write to its own memory before it has gone
+        value = mindspore_runtime.tensor(host.clone() if same_memory(host, t) else host)
+        self._going_up.append(value)
+        return mindspore_runtime.upload(value, self.target.device)
 
     def to_host(self, value, dtype: torch.dtype, count: Crossings) -> torch.Tensor:
         """A MindSpore tensor as a torch tensor of this dtype."""
         host = torch.from_numpy(mindspore_runtime.to_host(value))
+        self._going_up.clear()  # that was waited for, and all before it
         count.to_host += 1
         count.bytes_to_host += host.nbytes
         return host.to(dtype)

@@ -20,7 +20,7 @@ import torch
 from ..compat import mindspore_runtime
 from ..compat.torch_export import version_of
 from ..lowering.program import Program
-from .identity import checksum
+from .identity import checksum, same_memory
 from .resident import ResidentTensor, on_host, plain
 from .target import Target
 
@@ -182,7 +182,7 @@ class WeightStore:
         original = plain(t)
         with torch.no_grad():
             host = converted(original.detach())
-        shared = _same_memory(host, original) and not target.own_memory
+        shared = same_memory(host, original) and not target.own_memory
         if target.own_memory and target.device == "CPU":  # one that stands for a device: what has memory of its own
             host = host.clone()
         # the same in every process: compiled graphs are found again by the names of their weights
@@ -199,11 +199,6 @@ class WeightStore:
         if not shared and t.numel():
             weight.take_sample(original)
         return weight
-
-
-def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Is one a view of the other?"""
-    return one.numel() > 0 and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:

@@ -6,6 +6,7 @@ of a transpose becomes one of the original, so that those around an attention va
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -89,6 +90,15 @@ class AscendBuilder(Builder):
             if "transposes" not in self.without:
                 self._permuted[y] = source, order
         return self._transposes[source, order]
+
+    def broadcast(self, x: Value, shape) -> Value:
+        """A number as it came in: Reshape of a graph's input copies it, and BroadcastTo takes any rank."""
+        root, shape = self._forms.root(x), tuple(shape)
+        if root.rank or self.is_weight(root):
+            return super().broadcast(x, shape)
+        if math.prod(shape) == 1:
+            return self.reshape(root, shape)
+        return self.call("BroadcastTo", root, shape=shape, shape_=shape)
 
     def concat(self, xs: Sequence[Value], axis: int) -> Value:
         xs, axis = list(xs), axis % xs[0].rank
