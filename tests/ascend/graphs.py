@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from dataclasses import dataclass
 
 import torch
-from ms_controlnet_backend.compat import ascend_kernels, mindir
 from torch.utils import _pytree as pytree
 
 from ms_controlnet_backend import passes, plugins
 from ms_controlnet_backend.capture import capture
 from ms_controlnet_backend.lowering.ascend.npu import DEFAULT
-from ms_controlnet_backend.lowering.lower import lower_for
+from ms_controlnet_backend.lowering.lower import lower, lower_for
 from ms_controlnet_backend.lowering.prologue import split_for
-from ms_controlnet_backend.runtime import mindir as runtime_mindir
-from ms_controlnet_backend.runtime.source_cache import SourceCache
+from ms_controlnet_backend.lowering.trial import in_float32 as in_float32_alone
+from ms_controlnet_backend.lowering.trial import trial
 from ms_controlnet_backend.runtime.target import Target
 from ms_controlnet_backend.signature import Arguments
 
-_numbers = itertools.count()
+TARGET = Target("Ascend")
 
 
 @dataclass
@@ -56,16 +54,10 @@ def in_float32(module, args=(), kwargs=None) -> list:
     return [x for x in pytree.tree_leaves(out) if isinstance(x, torch.Tensor)]
 
 
-def exported(program, target, folder):
-    """Primitive → calls, after ``mindspore.export``: MindSpore's own inference of shapes and dtypes passed."""
-    path = folder / f"{next(_numbers)}.mindir"
-    files = runtime_mindir.write(program, path, target, SourceCache(folder / "sources"))
-    calls = mindir.primitives(mindir.graph_file(files))
-    for file in files:
-        file.unlink()
-    return calls
-
-
-def kernels(calls) -> int:
-    """How many of the calls a kernel answers."""
-    return sum(n for name, n in calls.items() if name not in ascend_kernels.FREE)
+def lowered(op, args, kwargs, dtype, without=(), npu=DEFAULT):
+    """Of one operator: (program, inputs, what torch says in float32 of the same numbers)."""
+    captured, tensors, expected = trial(op, args, kwargs, torch.Generator().manual_seed(0), dtype)
+    results = in_float32_alone(captured, tensors)
+    assert [r.shape for r in results] == [e.shape for e in expected]
+    program = lower(captured, plugins.registry(), "Ascend", TARGET.compute_dtype, without, npu=npu)
+    return program, tensors, results

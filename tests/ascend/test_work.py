@@ -6,7 +6,7 @@ import models
 import pytest
 import torch
 from ascend import cases, graphs
-from ascend.test_lowerings import lowered
+from ascend.graphs import lowered
 from torch.utils.flop_counter import FlopCounterMode
 
 from ms_controlnet_backend import cli

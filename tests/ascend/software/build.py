@@ -18,11 +18,9 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "cann"
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fopenmp", "-fno-math-errno", "-Wall", "-Wno-unused-parameter"]
 OLD_STRINGS = "-D_GLIBCXX_USE_CXX11_ABI=0"  # as MindSpore and CANN are built
-NAMES = (
-    "ge_runner graph msprofiler hccl runtime nnopbase platform c_sec ascend_hal opapi acl_op_compiler acl_tdt_channel "
-    "profapi"
-).split()
-"""The libraries of CANN and of the driver that MindSpore opens; each is empty and brings the one that has it all."""
+NAMES = "runtime nnopbase c_sec ascend_hal opapi acl_op_compiler acl_tdt_channel profapi hccl".split()
+"""The libraries of CANN and of the driver that MindSpore opens when it runs. Each, like those it is linked with, is empty
+and brings the one that has it all."""
 
 
 def compiler() -> str | None:
@@ -77,13 +75,14 @@ def _build(to: Path) -> None:
     rest.write_text(symbols.source(mindspore, files))
     subprocess.run([compiler(), "-x", "c", "-O0", "-fPIC", "-w", "-c", rest, "-o", objects / "rest.o"], check=True)
     linked("libascendcl.so", *files, objects / "rest.o")
-    for name in NAMES:
-        linked(f"lib{name}.so", "-Wl,--no-as-needed", f"-L{libraries}", "-lascendcl", "-Wl,-rpath,$ORIGIN")
+    for name in {*symbols.libraries(mindspore), *(f"lib{name}.so" for name in NAMES)} - {"libascendcl.so"}:
+        linked(name, "-Wl,--no-as-needed", f"-L{libraries}", "-lascendcl", "-Wl,-rpath,$ORIGIN")
     shutil.rmtree(objects)
     for name in ("libascend_hal.so", "libascendcl.so"):
         (libraries / "driver" / name).symlink_to(f"../{name}")
     (to / "compiler").mkdir()
-    (to / "compiler" / "version.info").write_text("Version=9.0.0\n")
+    (to / "compiler" / "version.info").write_text("Version=8.5.0\n")  # which MindSpore 2.7 to 2.10 accept
+    (to.parent / "lib64").symlink_to("latest/lib64")  # where MindSpore 2.7 looks
 
 
 def environment(cann: Path) -> dict[str, str]:

@@ -57,7 +57,7 @@ def _report(item, outcome, text) -> pytest.TestReport:
 @pytest.fixture(autouse=True)
 def npu():
     """The software NPU. A test fails by what it refused or did not know, unless it sets ``npu.expected``; and where
-    nothing ran on it."""
+    nothing reached it."""
     from ascend.software.npu import SoftwareNPU
 
     npu = SoftwareNPU()
@@ -66,4 +66,4 @@ def npu():
     found = npu.report()
     unknown = [name for name in found.untaught if name.startswith("aclnn")]
     assert npu.expected or not (found.errors or found.legacy or unknown), (found.errors[:5], found.legacy, unknown)
-    assert npu.expected or found.launches, "nothing ran on the NPU"
+    assert npu.expected or found.launches or found.up, "nothing reached the NPU"

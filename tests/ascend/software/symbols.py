@@ -16,11 +16,29 @@ LOOKED_UP = r"acl(rt|mdl|op|tdt|prof|Set|Get|Create|Destroy|Update|Gen)\w+|Hccl(
 PLAIN = ("libstdc++.so.6", "libgomp.so.1", "libm.so.6", "libgcc_s.so.1")
 
 
+def libraries(mindspore: Path) -> set[str]:
+    """File names of the libraries that MindSpore's Ascend libraries want and the wheel does not bring."""
+    lines = subprocess.run(["readelf", "-d", *_plugins(mindspore)], capture_output=True, text=True).stdout
+    needed = set(re.findall(r"\(NEEDED\).*\[(.+)\]", lines)) - {p.name for p in (mindspore / "lib").rglob("*.so*")}
+    return {name for name in needed if name.startswith("lib") and not _loads(name)}
+
+
+def _plugins(mindspore: Path) -> list[Path]:
+    folder = mindspore / "lib" / "plugin"
+    return [p for p in folder.rglob("*.so*") if "ascend" in str(p.relative_to(folder)) and "asdops" not in p.parts]
+
+
+def _loads(name: str) -> bool:
+    try:
+        return bool(ctypes.CDLL(name))
+    except OSError:
+        return False
+
+
 def source(mindspore: Path, objects: list[Path]) -> str:
     """mindspore: the installed package's folder. objects: the compiled ``cann/*.cpp``."""
-    folder = mindspore / "lib" / "plugin"
-    plugins = [p for p in folder.rglob("*.so*") if "ascend" in str(p.relative_to(folder)) and "asdops" not in p.parts]
-    others = [*(mindspore / "lib").glob("*.so*"), *folder.glob("*_cpu*.so*"), *plugins]
+    plugins = _plugins(mindspore)
+    others = [*(mindspore / "lib").glob("*.so*"), *(mindspore / "lib" / "plugin").glob("*_cpu*.so*"), *plugins]
     own = _symbols("--defined-only", *objects)
     wanted = _symbols("-D", "--undefined-only", *plugins) - _symbols("-D", "--defined-only", *others) - own
     named = {found.decode() for p in plugins if "ascend" in p.name for found in re.findall(INTERFACES, p.read_bytes())}

@@ -1,10 +1,8 @@
 """Linear layers of one input in one kernel: which, the same numbers, and weights that follow the module's."""
 
-from dataclasses import replace
-
 import pytest
 import torch
-from ascend import emulator
+from ascend.software.running import Running, run
 from ms_controlnet_backend.compat import mindspore_runtime
 from torch import nn
 
@@ -55,7 +53,7 @@ def callees(program):
 
 
 def assert_equal(program, module, x):
-    for g, e in zip(emulator.run(program, [x], TARGET), module.float()(x.float()), strict=True):
+    for g, e in zip(run(program, [x], TARGET), module.float()(x.float()), strict=True):
         assert e.std() > 0.1
         torch.testing.assert_close(g.float(), e, rtol=2e-2, atol=2e-3 if x.dtype != torch.bfloat16 else 2e-2)
 
@@ -79,11 +77,16 @@ def test_which(dtype, bias, kernels):
     assert_equal(program, module, x)
 
 
-def test_it_reads_the_input_once():
+def test_it_reads_the_input_once(npu):
     module, x = Projections(), inputs()
-    (grouped,), plain = (work(lowered(module, x, w)) for w in ((), {"grouped_projections"}))
+    programs = [lowered(module, x, without) for without in ((), {"grouped_projections"})]
+    (grouped,), plain = map(work, programs)
     assert grouped.matrix == sum(w.matrix for w in plain) == 2 * 10 * 12 * 48
     assert sum(w.moved for w in plain) - grouped.moved == 2 * x.nbytes
+    for program, kernels in zip(programs, (1, 3)):
+        npu.reset()
+        run(program, [x], TARGET)
+        assert sum(npu.report().launches.values()) == kernels
 
 
 def test_no_more_than_the_kernel_takes(monkeypatch):
@@ -107,28 +110,20 @@ def test_another_input_and_a_weight_that_is_computed_stay_out():
     assert_equal(program, module, x)
 
 
-def fed(program, weights, x):
-    """The outputs, from what the weights' Parameters hold."""
-    held = {v: torch.from_numpy(w.parameter.asnumpy()).clone() for v, w in zip(program.weights, weights)}
-    return emulator.run(replace(program, weights=held, prepared={}), [x], TARGET)
-
-
 @pytest.mark.parametrize("change", ["in place", "by data"])
 @pytest.mark.parametrize("name", ["to_q", "to_k", "to_v"])
 def test_one_of_the_weights_changes(name, change):
     """What is fed follows it, and it alone is converted again."""
-    mindspore_runtime.select_device("cpu")
     module, x = Projections(), inputs()
-    program, store = lowered(module, x), WeightStore(TARGET)
-    weights = store.of(program)
-    before = fed(program, weights, x)
-    assert not any(w.refresh() for w in weights)
+    running = Running(lowered(module, x), TARGET)
+    before = running([x])
+    assert not any(w.refresh() for w in running.weights)
     weight = getattr(module, name).weight
     with torch.no_grad():
         (weight if change == "in place" else weight.data).mul_(-3)
-    refreshed = [w for w in weights if w.refresh()]
+    refreshed = [w for w in running.weights if w.refresh()]
     assert [w.source() is weight for w in refreshed] == [True]
-    after = fed(program, weights, x)
+    after = running([x])
     for label, a, b, e in zip(("to_q", "to_k", "to_v"), after, before, module.float()(x.float()), strict=True):
         torch.testing.assert_close(a.float(), e, rtol=2e-2, atol=5e-3)
         assert torch.equal(a, b) == (label != name)
@@ -145,16 +140,16 @@ def test_one_of_the_weights_changes(name, change):
     ],
 )
 def test_the_weight_can_be_had_back(prepare, shape, fed_shape):
-    """So torch's memory of it may be released."""
-    mindspore_runtime.select_device("cpu")
+    """From the device: torch's memory of it may be released."""
+    mindspore_runtime.select_device("ascend")
     t = torch.randn(shape).half()
-    weight = WeightStore(TARGET).get(t, "w", fed_shape, prepare)
-    assert weight.faithful and tuple(weight.host.shape) == fed_shape
+    weight = WeightStore(TARGET, keep_on_host=False).get(t, "w", fed_shape, prepare)
+    assert weight.faithful and weight.host is None and tuple(weight.parameter.shape) == fed_shape
     assert torch.equal(weight.read(), t) and weight.read().is_contiguous()
 
 
 def test_a_part_of_a_weight_is_not_the_weight():
-    mindspore_runtime.select_device("cpu")
+    mindspore_runtime.select_device("ascend")
     t = torch.randn(30, 7).half()
     for prepare, shape in ((Rows(0, 10), (10, 7)), (Transposed(Rows(0, 10)), (7, 10))):
-        assert not WeightStore(TARGET).get(t, "w", shape, prepare).faithful
+        assert not WeightStore(TARGET, keep_on_host=False).get(t, "w", shape, prepare).faithful
