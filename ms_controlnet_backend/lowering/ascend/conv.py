@@ -64,9 +64,13 @@ def upsample_bicubic2d(b, x, output_size, align_corners, scale_factors):
 
 
 def _interpolate(b, x, size, scales, mode, *align_corners):
-    """A size or factors, as torch was given: the source of a pixel is computed from what was given."""
+    """A size or factors, as torch was given: the source of a pixel is computed from what was given. Where both say the
+    same it is the size: kernels of MindSpore 2.7 take no factors."""
     size, scales = (None if s is None else tuple(s) for s in (size, scales))
-    return b.call("mint.nn.functional.interpolate", x, size, scales, mode, *align_corners, shape=b.out.shape)
+    made = b.out.shape[2:]
+    if scales and (any(align_corners) or all(n * f == m for n, f, m in zip(x.shape[2:], scales, made, strict=True))):
+        size, scales = made, None
+    return b.call(f"ops.auto_generate.upsample_{mode}2d_op", x, size, scales, *align_corners, shape=b.out.shape)
 
 
 def _pair(p) -> tuple[int, int]:
