@@ -64,6 +64,9 @@ JOB = ("tests/test_parity.py", "tests/test_scales.py", "tests/test_ip_adapter.py
        *(f"tests/test_scripts.py::test_same_pictures[{name}]" for name in SCRIPTS))  # fmt: skip
 """What runs with each set."""
 
+ON_ASCEND = [f"tests/ascend/software/test_{name}.py" for name in ("software_npu", "operators", "pipelines", "steps")]
+"""What runs besides with each release of MindSpore: on the software NPU."""
+
 PROJECTS = {
     "InstantID": ("instantid",),
     "sd-scripts": ("kohya_network",),
@@ -78,7 +81,8 @@ def job(name: str) -> list[str]:
     """The tests of a set."""
     projects = [f"tests/matrix/test_projects.py::test_project[{project}]" for project in PROJECTS.get(name, ())]
     has_peft = any(pin.startswith("peft==") for pin in SETS[name].pins)
-    return [*JOB, *projects] if has_peft else projects
+    on_ascend = ON_ASCEND if name.startswith("MindSpore") else []
+    return [*JOB, *projects, *on_ascend] if has_peft else projects
 
 
 def is_installed(a_set: Set) -> bool:

@@ -19,6 +19,7 @@ TOPICS = {
     "demo": ("test_checkpoint.py", "test_cli.py"),
     "scripts": ("test_scripts.py",),
     "projects": ("test_projects.py",),
+    "software NPU": ("test_software_npu.py", "test_operators.py", "test_pipelines.py", "test_steps.py"),
 }
 NAMES = ("python", "diffusers", "transformers", "torch", "mindspore", "peft")
 HEAD = """# Versions
