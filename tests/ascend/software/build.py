@@ -19,7 +19,7 @@ SOURCES = Path(__file__).parent / "cann"
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fopenmp", "-fno-math-errno", "-Wall", "-Wno-unused-parameter"]
 OLD_STRINGS = "-D_GLIBCXX_USE_CXX11_ABI=0"  # as MindSpore and CANN are built
 NAMES = "runtime nnopbase c_sec ascend_hal opapi acl_op_compiler acl_tdt_channel profapi hccl".split()
-"""Libraries of CANN and of the driver that MindSpore opens when it runs. Each, like those it is linked with, is empty and
+"""Libraries of CANN and the driver that MindSpore opens when it runs. Each, like those it is linked with, is empty and
 brings the one that has it all."""
 
 
