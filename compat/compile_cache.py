@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -46,6 +47,7 @@ class CompileCache:
         known = self._find(key)
         if known is not None:
             _copy(known, folder / f"compile_cache_{_next}.mindir")
+            _without_kernels(folder)
         try:
             with _switched_on():
                 yield known is not None
@@ -61,7 +63,7 @@ class CompileCache:
                     known.unlink()
             raise
         finally:
-            for file in _files():
+            for file in folder.glob("*compile_cache_*"):
                 file.unlink()
 
     def _find(self, key: str) -> Path | None:
@@ -107,6 +109,30 @@ def _own_folder() -> Path:
 
 def _files() -> list[Path]:
     return sorted(_root().rglob("compile_cache_*.mindir"))
+
+
+def _without_kernels(folder: Path) -> None:
+    """On Ascend MindSpore keeps a graph's kernels too, under the number that it had in the process that wrote them, and
+    prints two errors for a graph without. Told that the number is taken, it compiles them and prints nothing."""
+    import mindspore
+
+    if mindspore.get_context("device_target") == "Ascend":
+        _first_graph()
+        said = {"ControlNodeCache": {"kernel_graph_to_device_context": [{"graph_id": 0}]}}
+        (folder / f"backend_compile_cache_{_next}_backinfo.json").write_text(json.dumps(said))
+
+
+@functools.cache
+def _first_graph():
+    """Of this process, which has number 0; it is kept since MindSpore gives a number again."""
+    import mindspore
+
+    def twice(x):
+        return x + x
+
+    graph = mindspore.jit(twice, jit_level="O0", backend="ms_backend")
+    graph(mindspore.Tensor(1.0))
+    return graph
 
 
 @contextlib.contextmanager

@@ -66,4 +66,4 @@ def npu():
     found = npu.report()
     unknown = [name for name in found.untaught if name.startswith("aclnn")]
     assert npu.expected or not (found.errors or found.legacy or unknown), (found.errors[:5], found.legacy, unknown)
-    assert npu.expected or found.launches or found.up, "nothing reached the NPU"
+    assert npu.expected or npu.elsewhere or found.launches or found.up, "nothing reached the NPU"

@@ -19,6 +19,8 @@ class SoftwareNPU:
         self._library.software_npu_report.restype = ctypes.c_char_p
         self.expected = False
         """Whether the test wants errors."""
+        self.elsewhere = False
+        """Whether what the test is about happens in other processes."""
 
     def report(self) -> types.SimpleNamespace:
         """Since the last reset. launches, legacy, untaught: number by name. errors: texts. up, down, within (copies),
