@@ -63,7 +63,7 @@ class CompileCache:
                     known.unlink()
             raise
         finally:
-            for file in folder.glob("*compile_cache_*"):
+            for file in _files("*compile_cache_*"):
                 file.unlink()
 
     def _find(self, key: str) -> Path | None:
@@ -107,8 +107,9 @@ def _own_folder() -> Path:
     return folder
 
 
-def _files() -> list[Path]:
-    return sorted(_root().rglob("compile_cache_*.mindir"))
+def _files(pattern: str = "compile_cache_*.mindir") -> list[Path]:
+    """Wherever MindSpore wrote them: the rank that it goes by may be another than the one guessed."""
+    return sorted(_root().rglob(pattern))
 
 
 def _without_kernels(folder: Path) -> None:

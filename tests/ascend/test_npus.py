@@ -17,6 +17,7 @@ from ms_controlnet_backend.runtime.target import NPU, Target, target
 
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
+
 @pytest.mark.parametrize(
     "device, family, model",
     [

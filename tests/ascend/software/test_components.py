@@ -8,6 +8,7 @@ import torch
 from ascend import cases, graphs
 from ascend.software.running import run
 
+from ms_controlnet_backend.ab.metrics import distance
 from ms_controlnet_backend.lowering.ascend import REWRITES
 from ms_controlnet_backend.lowering.ascend.npu import NPUS
 from ms_controlnet_backend.lowering.ascend.work import work
@@ -31,7 +32,7 @@ def module_of(name, component):
 
 def close(got, expected, limit=RELATIVE):
     for g, e in zip(got, expected, strict=True):
-        error = (g.float() - e.float()).square().mean().sqrt() / e.float().square().mean().sqrt()
+        error = distance(g, e).relative_rms
         assert e.std() > 1e-3 and error < limit, error
 
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from ms_controlnet_backend import binding, plugins
+from ms_controlnet_backend.ab.metrics import distance
 from ms_controlnet_backend.runtime.released import ReleasedWeight
 
 LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
 
 
 def apart(got, expected):
-    return ((got - expected).square().mean().sqrt() / expected.square().mean().sqrt()).item()
+    return distance(got, expected).relative_rms
 
 
 def denoiser(tmp_path, **options):
