@@ -76,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser(
         "verify", help="every lowering and component against torch on this machine's device; writes a report to send"
     )
+    verify.add_argument("--budget", type=float, metavar="MINUTES", help="stop then; what was not tried is named")
+    verify.add_argument("--patience", type=float, default=300.0, metavar="SECONDS",
+                        help="how long an operator, or a component with its compilation, may take (%(default)g)")  # fmt: skip
+    verify.add_argument("--only", metavar="NAMES", help="parts of names of operators and components, by commas")
     verify.add_argument("--device", help="cpu, ascend or ascend:NUMBER (default: ascend where there is one)")
     verify.add_argument("--dtypes", help="of the operators (float16,float32 on Ascend, float32 on CPU)")
     verify.add_argument("--size", type=int, help="of the picture (512, or 128 of the demo's model)")
@@ -187,32 +191,47 @@ def _export(options) -> int:
 def _verify(options) -> int:
     import json
 
-    import torch
     from tqdm import tqdm
 
-    from . import binding
-    from .compat import diffusers_calls
+    from .compat import mindspore_runtime
     from .demo import model
-    from .verify import verify
+    from .verify.supervisor import Clock, supervise
+    from .verify.worker import Request
 
-    engine = binding.build("mindspore", device=options.device)
-    on_npu = engine.target.device == "Ascend"
-    options.dtype = "float16" if on_npu else "float32"
-    size = options.size or (512 if options.model else 128)
+    for folder in filter(None, (options.model, options.controlnet)):
+        if not Path(folder).is_dir():
+            print(f"ms-controlnet: no folder {folder}", file=sys.stderr)
+            return 2
+    device = mindspore_runtime.canonical_device(options.device)
+    on_npu = device == "Ascend" or (device is None and mindspore_runtime.available("Ascend"))
+    dtypes = (options.dtypes or ("float16,float32" if on_npu else "float32")).split(",")
     if not options.model:
         options.model, options.controlnet = str(model.folder()), str(model.folder() / "controlnet")
-    pipe = _load(options, engine.target)
-    if pipe is None:
-        return 2
-    names = options.dtypes or ("float16,float32" if on_npu else "float32")
-    dtypes = [getattr(torch, name) for name in names.split(",")]
-    progress = lambda cases: tqdm(cases, desc="operators", unit="sample")  # noqa: E731
-    call = diffusers_calls.example(pipe, size) | {"num_inference_steps": 3}
-    report = verify(engine, pipe, call, dtypes, progress)
-    text = "\n".join(report.lines())
-    for suffix, content in ((".json", json.dumps(report.to_dict(), indent=1)), (".txt", text + "\n")):
-        options.report.with_name(options.report.name + suffix).write_text(content)
-    print(text)
+        options.size = options.size or 128
+    shared = dict(device=options.device, only=options.only.split(",") if options.only else [])
+    requests = [
+        Request("operators", dtypes=dtypes, **shared),
+        Request("components", model=options.model, controlnet=options.controlnet, size=options.size or 512,
+                dtype="float16" if on_npu else "float32", **shared),
+    ]  # fmt: skip
+    clock = Clock(None if options.budget is None else 60 * options.budget, options.patience)
+
+    def save(report) -> None:
+        text = "\n".join(report.lines()) + "\n"
+        for suffix, content in ((".json", json.dumps(report.to_dict(), indent=1)), (".txt", text)):
+            options.report.with_name(options.report.name + suffix).write_text(content)
+
+    with tqdm(leave=False, disable=None) as bar:
+
+        def progress(name, total):
+            if total is not None:
+                bar.reset(total)
+            else:
+                bar.set_postfix_str(name, refresh=False)
+                bar.update()
+
+        report = supervise(options.device, requests, clock, progress, save)
+    print("\n".join(report.lines()))
     return 0 if report.ok else 1
 
 

@@ -21,7 +21,7 @@ from ms_controlnet_backend.hookspecs import Options, Site
 from ms_controlnet_backend.passes import fold_constants
 from ms_controlnet_backend.passes.drop_no_ops import drop_no_ops
 from ms_controlnet_backend.signature import Arguments
-from ms_controlnet_backend.verify import _without_passes
+from ms_controlnet_backend.verify.checks import without_passes
 
 aten = torch.ops.aten
 PASSES = plugins.registry().passes("CPU")
@@ -112,7 +112,7 @@ def test_random_programs(steps, orders):
 @pytest.fixture(scope="module")
 def engine():
     """It runs a graph as it is."""
-    return _without_passes(backend.build(Options("CPU", strict=True)))
+    return without_passes(backend.build(Options("CPU", strict=True)))
 
 
 @settings(max_examples=15, **repeatable)

@@ -30,8 +30,9 @@ int checked_launch(const char *op, aclOpExecutor *executor, void *workspace, uin
   return status;
 }
 
-// Settings "hang=aclnnAdd" ("hang_seconds=60"), "error=aclnnAdd" ("error_code=507015"), "wrong=aclnnAdd".
+// Settings "hang=aclnnAdd" ("hang_seconds=60"), "crash=aclnnAdd", "error=aclnnAdd" ("error_code=507015"), "wrong=aclnnAdd".
 int sabotaged(const char *op, int *status) {
+  if (report::setting("crash") == op) abort();
   if (report::setting("hang") == op) std::this_thread::sleep_for(std::chrono::duration<double>(report::number("hang_seconds", 60)));
   if (report::setting("error") == op) {
     *status = (int)report::number("error_code", 507015);
