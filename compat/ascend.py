@@ -7,6 +7,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from . import ascend_software
+from .ascend_software import Software
+
 VARIABLES = ("ASCEND_DEVICE_ID", "DEVICE_ID", "LOCAL_RANK", "RANK_ID")
 """What names the device where the script does not, the first that is set: the user's own choice, then the rank that
 accelerate and torchrun (LOCAL_RANK) or msrun (RANK_ID, over all machines) gave the process."""
@@ -46,23 +49,23 @@ def device_number(environment: Mapping[str, str], devices: int | None = None) ->
     return None
 
 
-def advice(environment: Mapping[str, str], load_error: str, supported: list[str], root: Path = Path("/")) -> list[str]:
+def advice(
+    environment: Mapping[str, str], load_error: str, software: Software, root: Path = Path("/"), seen: int = 0
+) -> list[str]:
     """What is missing for MindSpore to run on an NPU here, each with what to do; nothing where all is there.
 
-    load_error: what MindSpore says of the plugin it could not load. supported: versions of CANN it goes with.
+    load_error: what MindSpore says of the plugin it could not load. seen: how many NPUs it sees.
     """
     found = []
-    if not list((root / "dev").glob("davinci[0-9]*")):
+    if not seen and not list((root / "dev").glob("davinci[0-9]*")):
         found.append(
             "no NPU: there is no /dev/davinci*. Install the Ascend driver and firmware ('npu-smi info' then lists the "
             "NPUs); in a container, start it with --device /dev/davinci0 --device /dev/davinci_manager"
         )
-    home = environment.get("ASCEND_HOME_PATH") or environment.get("ASCEND_TOOLKIT_HOME")
+    home = cann_home(environment)
     libraries = re.findall(r"(lib\w+)\.so[\w.]*: cannot open shared object file", load_error)
     missing = [name for name in libraries if name.startswith(CANN)]
-    goes_with = (
-        f"MindSpore goes with CANN {', '.join(supported)}" if supported else "see https://www.mindspore.cn/install"
-    )
+    goes_with = ascend_software.advised(software.goes_with)
     if missing and home is None:
         set_env = root / SET_ENV.lstrip("/")
         do = f"run: source {SET_ENV}" if set_env.is_file() else f"install the CANN toolkit and kernels ({goes_with})"
@@ -73,22 +76,10 @@ def advice(environment: Mapping[str, str], load_error: str, supported: list[str]
         if name.startswith(DRIVER):
             found.append(f"the driver's {name}.so is not found: install the Ascend driver, or add its lib64 folders "
                          "(/usr/local/Ascend/driver/lib64/driver, …/common) to LD_LIBRARY_PATH")  # fmt: skip
-    version = cann_version(Path(home)) if home else None
-    if version and supported and version not in supported:
-        found.append(f"CANN {version} in {home} does not go with this MindSpore: {goes_with}")
+    found += software.problems()
     if load_error and not found:
         found.append(f"MindSpore could not load its Ascend plugin: {load_error.splitlines()[0]}")
     return found
-
-
-def cann_version(home: Path) -> str | None:
-    """``"8.5"`` of the CANN in a folder, None where it does not say."""
-    try:
-        text = (home / "compiler" / "version.info").read_text()
-    except OSError:
-        return None
-    found = re.search(r"^Version=(\d+\.\d+)", text, re.MULTILINE)
-    return found[1] if found else None
 
 
 def load_error() -> str:
@@ -101,19 +92,18 @@ def load_error() -> str:
         return ""
 
 
-def supported_cann() -> list[str]:
-    """Versions of CANN that the installed MindSpore says it goes with."""
-    from .mindspore_runtime import mindspore
+def here(software: Software) -> list[str]:
+    """:func:`advice` for this machine, where that is installed."""
+    from .mindspore_runtime import npus
 
-    mindspore()
-    try:
-        from mindspore.run_check._check_version import AscendEnvChecker
-
-        return list(AscendEnvChecker("").version)
-    except (ImportError, AttributeError, TypeError):  # another version
-        return []
+    return advice(os.environ, load_error(), software, seen=npus() or 0)
 
 
-def here() -> list[str]:
-    """:func:`advice` for this machine."""
-    return advice(os.environ, load_error(), supported_cann())
+def installed() -> Software:
+    """On this machine."""
+    return ascend_software.installed(cann_home(os.environ))
+
+
+def cann_home(environment: Mapping[str, str]) -> str | None:
+    """The folder of CANN that set_env.sh named."""
+    return environment.get("ASCEND_HOME_PATH") or environment.get("ASCEND_TOOLKIT_HOME") or None

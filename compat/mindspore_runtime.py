@@ -113,18 +113,22 @@ def npu() -> str | None:
     return ascend.model(*found)
 
 
+def npus() -> int | None:
+    """How many NPUs MindSpore sees; None where it does not tell."""
+    try:
+        return mindspore().device_context.ascend.device_count()
+    except (AttributeError, RuntimeError):  # another version, or no plugin for Ascend
+        return None
+
+
 def _select_npu(number: int | None) -> None:
-    ms = mindspore()
+    ms, there = mindspore(), npus()
     try:
-        count = ms.device_context.ascend.device_count()
-    except (AttributeError, RuntimeError):
-        count = None
-    try:
-        number = ascend.device_number(os.environ, count) if number is None else number
+        number = ascend.device_number(os.environ, there) if number is None else number
     except ValueError as error:
         raise UnknownDevice(str(error)) from error
-    if count is not None and number is not None and number >= count:
-        raise DeviceUnavailable(f"there is no NPU {number}: this machine has {count}, counted from 0")
+    if there is not None and number is not None and number >= there:
+        raise DeviceUnavailable(f"there is no NPU {number}: this machine has {there}, counted from 0")
     try:
         ms.set_device("Ascend", number)
         _exact_float32()

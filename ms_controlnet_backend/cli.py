@@ -76,10 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser(
         "verify", help="every lowering and component against torch on this machine's device; writes a report to send"
     )
-    verify.add_argument("--budget", type=float, metavar="MINUTES", help="stop then; what was not tried is named")
-    verify.add_argument("--patience", type=float, default=300.0, metavar="SECONDS",
-                        help="how long an operator, or a component with its compilation, may take (%(default)g)")  # fmt: skip
+    verify.add_argument("--stages", default="operators,components", help="one of them, or both (%(default)s)")
     verify.add_argument("--only", metavar="NAMES", help="parts of names of operators and components, by commas")
+    verify.add_argument("--budget", type=float, metavar="MINUTES", help="stop then; what was not tried is named")
+    patience = "how long an operator, or a component with its compilation, may take (%(default)g)"
+    verify.add_argument("--patience", type=float, default=300.0, metavar="SECONDS", help=patience)
     verify.add_argument("--device", help="cpu, ascend or ascend:NUMBER (default: ascend where there is one)")
     verify.add_argument("--dtypes", help="of the operators (float16,float32 on Ascend, float32 on CPU)")
     verify.add_argument("--size", type=int, help="of the picture (512, or 128 of the demo's model)")
@@ -203,17 +204,22 @@ def _verify(options) -> int:
             print(f"ms-controlnet: no folder {folder}", file=sys.stderr)
             return 2
     device = mindspore_runtime.canonical_device(options.device)
-    on_npu = device == "Ascend" or (device is None and mindspore_runtime.available("Ascend"))
+    on_npu = str(device).startswith("Ascend") or (device is None and mindspore_runtime.available("Ascend"))
     dtypes = (options.dtypes or ("float16,float32" if on_npu else "float32")).split(",")
     if not options.model:
         options.model, options.controlnet = str(model.folder()), str(model.folder() / "controlnet")
         options.size = options.size or 128
     shared = dict(device=options.device, only=options.only.split(",") if options.only else [])
-    requests = [
-        Request("operators", dtypes=dtypes, **shared),
-        Request("components", model=options.model, controlnet=options.controlnet, size=options.size or 512,
-                dtype="float16" if on_npu else "float32", **shared),
-    ]  # fmt: skip
+    stages = {
+        "operators": dict(dtypes=dtypes),
+        "components": dict(model=options.model, controlnet=options.controlnet, size=options.size or 512,
+                           dtype="float16" if on_npu else "float32"),
+    }  # fmt: skip
+    asked = options.stages.split(",")
+    if unknown := set(asked) - set(stages):
+        print(f"ms-controlnet: no stage {', '.join(unknown)}; known: {', '.join(stages)}", file=sys.stderr)
+        return 2
+    requests = [Request(stage, **stages[stage], **shared) for stage in stages if stage in asked]
     clock = Clock(None if options.budget is None else 60 * options.budget, options.patience)
 
     def save(report) -> None:

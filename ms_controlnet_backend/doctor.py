@@ -33,11 +33,13 @@ def report(device: str | None = None) -> tuple[list[str], list[str]]:
     if versions.installed("torch"):
         where = "mean the CPU (no CUDA, no torch_npu here)" if cuda_redirection.wanted() else "are left to torch"
         lines.append(f"cuda, npu     calls of scripts {where}")
-    lacking, asked = ascend.here(), mindspore_runtime.canonical_device(device) == "Ascend"
+    software = ascend.installed()
+    lacking, asked = ascend.here(software), mindspore_runtime.canonical_device(device) == "Ascend"
     lines.append(f"ascend        {'not usable here: ' + lacking[0] if lacking else 'nothing is missing'}")
     if asked or not lacking:
         found = mindspore_runtime.npu()
         lines.append(f"npu           {found or ('none' if lacking else 'of an unknown model')}; {_compiled_for(found)}")
+        lines += software.lines()
     problems += [f"ascend: {what}" for what in lacking if asked]
     lines.append(f"plugins       {', '.join(sorted(n for n, _ in plugins.manager().list_name_plugin()))}")
     lines.append(f"adapters      {', '.join(sorted(a.name for a in registry.adapters))}")

@@ -37,6 +37,11 @@ class NotNow(Refused):
     """A single call cannot be answered by a graph."""
 
 
+class DeviceFailed(Refused):
+    """The device is at fault and not the graph: its memory is full, or it reports an error. To compile it otherwise, or
+    in parts, does not help."""
+
+
 class NotLowered(Refused):
     """An operator cannot be compiled; the graph could be cut there."""
 
@@ -58,6 +63,13 @@ def without_frames(error: Exception) -> Exception:
     """What is kept of an error must not keep the modules alive that it passed through."""
     error.__traceback__ = error.__cause__ = error.__context__ = None
     return error
+
+
+def naming(reason: Refused, label: str) -> Refused:
+    """The same error, whose message names the component."""
+    if label not in str(reason):
+        reason.args = (f"{label}: {reason}",)
+    return reason
 
 
 def refusal(error: Exception) -> Refused:

@@ -2,10 +2,11 @@
 
 import re
 import types
+from dataclasses import replace
 
 import pytest
 import torch
-from ms_controlnet_backend.compat import ascend, mindspore_runtime
+from ms_controlnet_backend.compat import ascend, ascend_software, mindspore_runtime
 
 from ms_controlnet_backend.errors import DeviceUnavailable, UnknownDevice, UnknownRewrite
 from ms_controlnet_backend.runtime.target import WITHOUT, Target, target
@@ -95,19 +96,40 @@ def test_select_what_is_not_there(machine, monkeypatch):
 PLUGIN = "Load dynamic library: libmindspore_ascend.so.2 failed. {}: cannot open shared object file: No such file\n"
 
 
+DRIVER = """Version=25.0.rc1.1
+ascendhal_version=7.35.23
+compatible_version=[V100R001C19],[V100R001C20]
+compatible_version_fw=[6.4.0,6.4.99],[7.0.0,7.7.99]
+package_version=25.0.rc1.1
+"""
+"""Of ``/usr/local/Ascend/driver/version.info``, as public reports show it."""
+
+
 @pytest.fixture
 def root(tmp_path):
-    """A machine's folders: two NPUs, and CANN 8.5."""
-    (tmp_path / "dev").mkdir()
-    (tmp_path / "dev" / "davinci0").touch()
-    home = tmp_path / "cann"
-    (home / "compiler").mkdir(parents=True)
-    (home / "compiler" / "version.info").write_text("package_name=Ascend-cann\nVersion=8.5.0.1\n")
+    """A machine's folders: an NPU, CANN 8.5, a driver and its firmware."""
+    files = {
+        "dev/davinci0": "",
+        "cann/compiler/version.info": "package_name=Ascend-cann\nVersion=8.5.0.1\n",
+        "usr/local/Ascend/driver/version.info": DRIVER,
+        "usr/local/Ascend/firmware/version.info": "Version=7.7.0.1.231\nfirmware_version=1.0\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
     return tmp_path
 
 
+def missing(root, sourced=True, error="", supported=("8.3", "8.5"), **known):
+    environment = {"ASCEND_HOME_PATH": str(root / "cann")} if sourced else {}
+    software = ascend_software.installed(ascend.cann_home(environment), root)
+    return ascend.advice(environment, error, replace(software, goes_with=list(supported)), root, **known)
+
+
 def test_nothing_is_missing(root):
-    assert ascend.advice({"ASCEND_HOME_PATH": str(root / "cann")}, "", ["8.3", "8.5"], root) == []
+    assert missing(root) == []
+    (root / "dev" / "davinci0").unlink()
+    assert missing(root, seen=2) == [] and "no NPU" in missing(root)[0]  # under another name, in a container
 
 
 @pytest.mark.parametrize(
@@ -116,14 +138,12 @@ def test_nothing_is_missing(root):
         (False, "libge_runner.so", ["8.5"], "CANN is not in reach.*install the CANN toolkit.*CANN 8.5"),
         (True, "libge_runner.so", ["8.5"], "lacks libge_runner.so: reinstall"),
         (True, "libascend_hal.so", ["8.5"], "driver's libascend_hal.so is not found"),
-        (True, None, ["9.0", "9.1"], "CANN 8.5 in .* does not go with this MindSpore: .* 9.0, 9.1"),
+        (True, None, ["9.0", "9.1"], "CANN 8.5.0.1 does not go with this MindSpore: .* 9.0, 9.1"),
         (True, "libfoo.so", ["8.5"], "could not load its Ascend plugin: .*libfoo.so"),
     ],
 )
 def test_advice(root, sourced, library, supported, words):
-    environment = {"ASCEND_HOME_PATH": str(root / "cann")} if sourced else {}
-    error = PLUGIN.format(library) if library else ""
-    (found,) = ascend.advice(environment, error, supported, root)
+    (found,) = missing(root, sourced, PLUGIN.format(library) if library else "", supported)
     assert re.search(words, found), found
 
 
@@ -131,8 +151,34 @@ def test_set_env_that_was_not_sourced(root):
     file = root / ascend.SET_ENV.lstrip("/")
     file.parent.mkdir(parents=True)
     file.touch()
-    assert ascend.advice({}, PLUGIN.format("libge_runner.so"), [], root) == [
+    assert missing(root, False, PLUGIN.format("libge_runner.so"), []) == [
         f"CANN is not in reach (libge_runner.so is not found): run: source {ascend.SET_ENV}"
+    ]
+
+
+@pytest.mark.parametrize(
+    "firmware, fits",
+    [("7.7.0.1.231", True), ("7.7.99.5", True), ("6.4.12", True), ("7.0.0", True), ("6.5.0", False),
+     ("7.8.0.1", False), ("6.3.9", False)],
+)  # fmt: skip
+def test_driver_and_firmware(root, firmware, fits):
+    (root / "usr/local/Ascend/firmware/version.info").write_text(f"Version={firmware}\n")
+    found = missing(root)
+    assert not found if fits else f"firmware {firmware} does not go with driver 25.0.rc1.1" in found[0], found
+
+
+def test_versions(root):
+    """Where the driver's installer was given another folder, too."""
+    (root / "etc").mkdir()
+    (root / "etc/ascend_install.info").write_text("UserName=HwHiAiUser\nDriver_Install_Path_Param=/opt/npu\n")
+    assert ascend_software.installed(None, root).lines()[1:] == ["driver        not found", "firmware      not found"]
+    (root / "opt").mkdir()
+    (root / "usr/local/Ascend").rename(root / "opt/npu")
+    lines = ascend_software.installed(str(root / "cann"), root).lines()
+    assert lines[0].startswith("cann          8.5.0.1 (MindSpore goes with ") and " 8.5" in lines[0]
+    assert lines[1:] == [
+        "driver        25.0.rc1.1 (goes with firmware 6.4.0 to 6.4.99 or 7.0.0 to 7.7.99)",
+        "firmware      7.7.0.1.231",
     ]
 
 
@@ -140,7 +186,8 @@ def test_this_machine():
     """Without an NPU MindSpore names the library it misses, and the advice comes of it."""
     if mindspore_runtime.available("Ascend"):
         pytest.skip("there is an NPU")
-    assert any("no NPU" in what for what in ascend.here()) and any("CANN" in what for what in ascend.here())
+    found = ascend.here(ascend.installed())
+    assert any("no NPU" in what for what in found) and any("CANN" in what for what in found)
 
 
 def test_what_is_left_out(monkeypatch):

@@ -9,7 +9,7 @@ from ms_controlnet_backend.compat import diffusers_calls
 
 from ms_controlnet_backend import binding, cli, plugins
 from ms_controlnet_backend.hookspecs import Lowering
-from ms_controlnet_backend.verify import verify
+from ms_controlnet_backend.verify import Finding, Report, verify
 
 SILU, GELU, CONV = (getattr(torch.ops.aten, n).default for n in ("silu", "gelu", "conv2d"))
 
@@ -76,12 +76,42 @@ def test_a_call_that_fails(few, engine):
     assert not report.ok and report.components[-1].name == "the pipeline's call" and report.components[-1].problem
 
 
-def test_command(few, clean, tmp_path, capsys):
+def verified(tmp_path, *options):
+    """(exit code, the report) of the command."""
     stem = tmp_path / "report"
-    assert cli.main(["verify", "--device", "cpu", "--report", str(stem)]) == 0
-    out = capsys.readouterr().out
-    saved = json.loads(stem.with_suffix(".json").read_text())
-    assert saved["format"] == 1 and saved["ok"] and saved["versions"]["torch"] and saved["device"] == "MindSpore on CPU"
-    assert {c["name"] for c in saved["components"]} == {"text_encoder", "controlnet", "unet", "vae.decoder"}
-    assert stem.with_suffix(".txt").read_text() == out
-    assert cli.main(["verify", str(tmp_path / "nothing")]) == 2
+    code = cli.main(["verify", "--device", "cpu", "--report", str(stem), *options])
+    return code, json.loads(stem.with_suffix(".json").read_text())
+
+
+def test_command(clean, tmp_path, capfd):
+    code, saved = verified(tmp_path, "--only", "silu,gelu.default,text_encoder,unet")
+    out = capfd.readouterr().out
+    assert code == 0 and saved["format"] == 2 and saved["ok"] and not saved["advice"] and saved["versions"]["torch"]
+    assert saved["device"] == "MindSpore on CPU" and [f["name"] for f in saved["opened"]] == ["the device"]
+    samples = {f["name"] for f in saved["operators"]}
+    assert samples == {"aten.silu.default-0", "aten.gelu.default-0", "aten.gelu.default-1"}
+    assert {c["name"] for c in saved["components"]} == {"text_encoder", "unet"}
+    assert (tmp_path / "report.txt").read_text() in out
+    assert not [path for path in (str(tmp_path), "/home", "/root") if path in json.dumps(saved)]
+
+
+@pytest.mark.parametrize(
+    "options", [["nothing"], ["--stages", "operator"], ["--controlnet", "nothing"]], ids=" ".join
+)
+def test_command_with_mistakes(clean, capsys, options):
+    assert cli.main(["verify", "--device", "cpu", *options]) == 2
+    assert "ms-controlnet: no " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("in /home/me/private/model.py, line 3", "in …/model.py, line 3"),
+        ("~/pictures/a.png and ../b/c.txt", "…/a.png and …/c.txt"),
+        ("GroupNorm/SiLU at 3/4, and/or https:", "GroupNorm/SiLU at 3/4, and/or https:"),
+    ],
+)
+def test_no_paths(text, told):
+    report = Report("d", machine=["cache  /x/y", text], operators=[Finding("a", "b", False, problem=text)])
+    saved = report.to_dict()
+    assert saved["machine"] == [told] and saved["operators"][0]["problem"] == told

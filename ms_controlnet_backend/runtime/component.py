@@ -17,7 +17,7 @@ from .. import passes
 from ..capture import capture
 from ..compat import torch_export, watchers
 from ..compat.compile_cache import CompileCache
-from ..errors import NotLowered, NotNow, Refused, refusal, without_frames
+from ..errors import DeviceFailed, NotLowered, NotNow, Refused, naming, refusal, without_frames
 from ..foreign import unsteady
 from ..hookspecs import Compiled, Options, Site
 from ..intercept import is_own
@@ -202,18 +202,25 @@ class Component:
         except watched.Watched as watcher:
             return watched.on_torch(self, str(watcher), original, args, kwargs)
         except Exception as error:  # noqa: BLE001 - a defect of ours must not end a script that runs on torch
+            reason = self._reason(error)
+            if self._engine.options.strict and (reason is error or isinstance(reason, DeviceFailed)):
+                raise naming(reason, self.label) from (error.__cause__ if reason is error else error)
             if self._engine.options.strict:
                 raise
-            reason = without_frames(refusal(error))
+            reason = without_frames(reason)
         if not isinstance(reason, NotNow):
             self.stats.left[self.label] = str(reason)
-        if isinstance(reason, NotNow) or not self._engine.in_parts:
+        if isinstance(reason, (NotNow, DeviceFailed)) or not self._engine.in_parts:
             if self.is_whole:
                 self.stats.fallbacks += 1
                 self._engine.warn_once(f"{self.label} stays on torch: {reason}")
             return original(*ordinary(args), **ordinary(kwargs))
         self.parts.take(module, reason)
         return self._in_parts(original, args, kwargs, reason)
+
+    def _reason(self, error: Exception) -> Refused:
+        """Why torch answers."""
+        return executable.failure(error, self.label) or refusal(error)
 
     def _in_parts(self, original, args, kwargs, reason=None):
         output = self.parts.call(original, args, kwargs, self.stats)
@@ -244,7 +251,7 @@ class Component:
                 output = self._run(graph, tensors + self._settings.tensors())
             except Exception as error:
                 self._graphs.pop(structure.key, None)
-                self._refused[structure.key] = refusal(error), self._settings.values()
+                self._refused[structure.key] = self._reason(error), self._settings.values()
                 raise
             self.stats.seconds += time.perf_counter() - started
         else:
@@ -346,9 +353,12 @@ class Component:
         try:
             return self._build(original, structure, tensors, self._settings, cut)
         except Refused as reason:
-            if not values:
+            if not values or isinstance(reason, DeviceFailed):
                 raise
-            graph, output = self._build(original, structure, tensors, Settings(), cut)
+            try:
+                graph, output = self._build(original, structure, tensors, Settings(), cut)
+            except DeviceFailed:  # MindSpore repeats an error of a launch at the next
+                raise reason from None
             graph.baked = values
             logger.info("%s is captured again when a number inside it changes: %s", self.label, reason)
             return graph, output

@@ -13,9 +13,9 @@ import torch
 
 from .. import codegen, passes
 from ..capture import Captured
-from ..compat import mindspore_runtime, watchers
+from ..compat import device_errors, mindspore_runtime, watchers
 from ..compat.compile_cache import CompileCache
-from ..errors import Refused
+from ..errors import DeviceFailed, Refused
 from ..hookspecs import Compiled
 from ..layout import Layout, laid_out
 from ..lowering.host_call import remember_strides
@@ -216,7 +216,8 @@ def build(
     except Refused:
         raise
     except Exception as error:
-        raise Refused(f"MindSpore does not compile {path}: {_message(error)}") from error
+        failed = failure(error, captured.name)
+        raise failed or Refused(f"MindSpore does not compile {path}: {device_errors.message(error)}") from error
     event.compile_s = time.perf_counter() - started
     return executable, output
 
@@ -229,6 +230,12 @@ def _apart(nodes: list, values: list) -> set[int]:
     return {i for i, value in enumerate(values) if len(of[value]) > 1}
 
 
-def _message(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip("- ")]
-    return f"{type(error).__name__}: {' '.join(lines[:3])}"
+def failure(error: Exception, label: str) -> DeviceFailed | None:
+    """What to raise in place of an error of the device's in that component; None for another error."""
+    if isinstance(error, Refused):
+        return None
+    said = device_errors.message(error)
+    if device_errors.memory_is_full(str(error)):
+        return DeviceFailed(f"the device has too little memory for {label}: {said}. Close what else runs on it, or "
+                            "choose a smaller picture or batch")  # fmt: skip
+    return DeviceFailed(f"the device failed in {label}: {said}") if device_errors.device_failed(str(error)) else None

@@ -2,58 +2,60 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 
+from ..compat.device_errors import memory_is_full
 from ..lowering.ascend import REWRITES
 from .report import Finding, Report
 
-MEMORY = re.compile(
-    r"out of (device )?memory|alloc\w* .*fail|fail\w* .*alloc|memory (is )?not enough|207001", re.IGNORECASE
-)
+FREE = "Close what else runs on it (npu-smi info lists it)"
+LIMIT = "MS_CONTROLNET_MEMORY=…GB says how much may be taken."
 
 
-def of(report: Report, still_wrong: Callable[[str], set[str]]) -> list[str]:
-    """still_wrong: name of a rewrite → what of the wrong is wrong without it too."""
+def of(report: Report, right_without: Callable[[list[str]], bool]) -> list[str]:
+    """right_without: whether all that is wrong is right where rewrites of these names are left out."""
     wrong = [f for f in report.findings if not f.ok]
     if not wrong:
         return ["There was no time for all of it: give it a larger --budget."] if report.untried else []
-    if not report.opened[0].ok:
+    if report.opened and not report.opened[0].ok:
         return _of_the_device(report, report.opened[0])
-    places = f"{len(wrong)} of {len(report.findings)}: {_some(f.name for f in wrong)}"
-    memory = [f for f in wrong if MEMORY.search(f.problem)]
+    memory = [f for f in wrong if memory_is_full(f.problem)]
     if memory:
-        return [
-            f"The device's memory is full at {memory[0].name}.",
-            "Close what else runs on the device (npu-smi info lists it), or choose a smaller --size;",
-            "MS_CONTROLNET_MEMORY=…GB says how much may be taken.",
-        ]
-    gone = [f for f in wrong if f.problem.startswith(("no answer", "the process"))]
+        return [f"The device's memory is full at {memory[0].name}.", f"{FREE}, or choose a smaller --size;", LIMIT]
+    lost = [f for f in wrong if f.lost]
     differs = [f for f in wrong if f.error is not None and not f.problem]
-    what = "computes something else than torch" if differs else gone[0].problem if gone else "fails"
-    lines = [f"{wrong[0].name} {what} ({places})."]
-    for rewrite in REWRITES if report.device.startswith("MindSpore on Ascend") else ():
-        left = still_wrong(rewrite)
-        if not left:
-            return [*lines, f"Without the rewrite {rewrite} all of it is right: set MS_CONTROLNET_WITHOUT={rewrite}."]
+    what = "it computes something else than torch" if differs else lost[0].problem if lost else "it fails"
+    first = (differs or lost or wrong)[0].name
+    lines = [f"{first}: {what} ({len(wrong)} of {len(report.findings)} are wrong: {_some(f.name for f in wrong)})."]
+    if report.device.startswith("MindSpore on Ascend"):
+        blamed = _blamed(right_without)
+        if blamed:
+            names = ",".join(blamed)
+            return [*lines, f"Without the rewrite {names} all of it is right: set MS_CONTROLNET_WITHOUT={names}."]
     if differs:
-        do = "Until that is mended, use backend='torch' for what differs, and send the report."
-    elif gone:
+        do = "No rewrite is to blame. Use backend='torch' for what differs, and send the report."
+    elif lost:
         do = "No rewrite is to blame: update CANN or the driver, and send the report with CANN's log."
     else:
-        do = "What fails stays on torch by itself, and is slower there. Send the report."
+        do = "No rewrite is to blame. What fails stays on torch by itself, and is slower there. Send the report."
     return [*lines, do]
 
 
+def _blamed(right_without: Callable[[list[str]], bool]) -> list[str]:
+    """Rewrites without which all is right: one if one will do. That none helps costs one try."""
+    every = list(REWRITES)
+    if not right_without(every):
+        return []
+    return next(([name] for name in every if right_without([name])), every)
+
+
 def _of_the_device(report: Report, finding: Finding) -> list[str]:
-    first = finding.problem.splitlines()[0] if finding.problem else "wrong results of a sum"
-    if MEMORY.search(finding.problem):
-        return ["The device's memory is full before anything is computed.",
-                "Close what else runs on it: npu-smi info lists it. MS_CONTROLNET_MEMORY=…GB says how much may be taken."]  # fmt: skip
-    problems = report.problems[:2] or [
-        "Run ms-controlnet doctor; see that CANN's set_env.sh is sourced and the driver is there."
-    ]
-    return [f"The device does not compute: {first}", *problems]
+    first = finding.problem.splitlines()[0] if finding.problem else "a sum is wrong"
+    if memory_is_full(finding.problem):
+        return ["The device's memory is full before anything is computed.", f"{FREE}.", LIMIT]
+    of_it = [problem for problem in report.problems if problem.startswith("ascend: ")] or report.problems
+    do = of_it[:2] or ["Run ms-controlnet doctor; see that CANN's set_env.sh is sourced and the driver is there."]
+    return [f"The device does not compute: {first.partition('. ')[0]}.", *do]
 
 
 def _some(names: Iterable[str], most: int = 4) -> str:

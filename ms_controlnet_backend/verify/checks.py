@@ -102,7 +102,8 @@ def components(engine: MindSporeEngine, pipe, call: dict, side=None) -> Iterator
         worst = max(found, key=lambda d: d.distance.relative_rms if d.distance.finite else float("inf"))
         done = stats.get(label, Stats())
         left = done.calls == 0 or done.fallbacks + done.watched > 0
-        problem = "stayed on torch" if left else f"in {done.parts} parts: {done.left.get(label)}" if done.parts else ""
+        why = f": {done.left[label]}" if label in done.left else ""
+        problem = f"stayed on torch{why}" if left else f"in {done.parts} parts{why}" if done.parts else ""
         yield Finding(
             label, worst.dtype, not problem and not any(beyond(d, "component") for d in found),
             worst.distance.relative_rms, tolerance(worst.dtype).component,

@@ -15,7 +15,7 @@ FORMAT = 2
 class Finding:
     """One thing that was verified. error: relative root mean square of the difference from torch; limit: what it may
     be. seconds: of an operator with its compilation, of a component's call without. problem: what was raised, or what
-    else is wrong."""
+    else is wrong. lost: whether the process came to its end, or to no end, by it."""
 
     name: str
     dtype: str
@@ -24,14 +24,13 @@ class Finding:
     limit: float | None = None
     seconds: float = 0.0
     problem: str = ""
+    lost: bool = False
 
     def line(self) -> str:
-        figures = (
-            "" if self.error is None else f" error {self.error:.1e} (limit {self.limit:.0e}), {self.seconds:.3g} s"
-        )
-        return (
-            f"  {' ' if self.ok else '!'} {self.name} {self.dtype}{figures}{' ' + self.problem if self.problem else ''}"
-        )
+        known = self.error is not None
+        figures = f" error {self.error:.1e} (limit {self.limit:.0e}), {self.seconds:.3g} s" if known else ""
+        problem = f" {self.problem}" if self.problem else ""
+        return f"  {' ' if self.ok else '!'} {self.name} {self.dtype}{figures}{problem}"
 
 
 @dataclass
@@ -69,6 +68,8 @@ class Report:
         text = [f"device        {self.device}", *self.machine, *(f"problem       {p}" for p in self.problems), ""]
         text += [f.line() for f in self.opened if not f.ok]
         for title, findings in (("operators", self.operators), ("components", self.components)):
+            if not findings:
+                continue
             wrong = [f for f in findings if not f.ok]
             text += [f"{title}: {len(findings) - len(wrong)} of {len(findings)} as torch's"]
             text += [f.line() for f in (wrong if title == "operators" else findings)]

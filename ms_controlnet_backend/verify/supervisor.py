@@ -15,10 +15,14 @@ from dataclasses import asdict, replace
 from .. import doctor
 from . import advice
 from .report import Finding, Report
-from .worker import Request
+from .worker import LOADING, Request
 
 PATIENCE = 300.0
 """Seconds that one operator, or one call of a component with its compilation, may take."""
+LOADS_IN = 300.0
+"""Seconds that a process may at least take to start and to load the pipeline: that is no call of the device's."""
+LOST = 5
+"""So many processes of a stage may be lost; what then is left is not tried."""
 
 
 class Clock:
@@ -39,24 +43,24 @@ def supervise(device: str | None, requests: list[Request], clock: Clock, progres
     machine, problems = doctor.report(device)
     report = Report(device or "the device that is there", machine, problems)
     for request in [Request("opened", device), *requests]:
-        if report.opened and not report.opened[0].ok:
-            report.untried.append(request.stage)
-        elif clock.left <= 0:
+        if clock.left <= 0 or (report.opened and not report.opened[0].ok):
             report.untried.append(request.stage)
         else:
             found = getattr(report, request.stage)
             report.device = stage(request, clock, found, report.untried, progress) or report.device
         save(report)
-    report.advice = advice.of(report, lambda without: _wrong(requests, report, without, clock, progress))
+    report.advice = advice.of(report, lambda rewrites: _right(requests, report, rewrites, clock, progress))
     save(report)
     return report
 
 
-def stage(request: Request, clock: Clock, found: list[Finding], untried: list[str], progress: Callable) -> str:
+def stage(
+    request: Request, clock: Clock, found: list[Finding], untried: list[str], progress: Callable, lost: int = LOST
+) -> str:
     """Tries all of a stage; a process that dies or hangs is followed by another, which goes on after what it was at.
     Returns the device in one line, as the last process knew it."""
-    while True:
-        at, device, reason = "", None, ""
+    for _ in range(lost):
+        at, device, reason = LOADING, None, ""
         for kind, *rest in _words(request, clock):
             if kind == "at":
                 at = rest[0]
@@ -72,37 +76,33 @@ def stage(request: Request, clock: Clock, found: list[Finding], untried: list[st
         if device is not None:
             return device
         if reason == "budget":
-            untried.append(f"{request.stage} from {at} on" if at else request.stage)
+            untried.append(f"{request.stage} from {at} on")
             return ""
-        name, _, dtype = (at or request.stage).partition(" ") if request.stage == "operators" else (at, "", "")
-        found.append(Finding(name or request.stage, dtype, False, problem=reason))
-        done = [f"{f.name} {f.dtype}" if request.stage == "operators" else f.name for f in found]
-        if not at or at in request.done or (request.stage == "components" and at.startswith("loading")):
+        name, _, dtype = at.partition(" ") if at != LOADING and request.stage == "operators" else (at, "", "")
+        found.append(Finding(name, dtype, False, problem=reason, lost=True))
+        if at == LOADING:
             return ""
-        request = replace(request, done=[*request.done, *done])
+        request = replace(request, done=[*request.done, *(f"{f.name} {f.dtype}".strip() for f in found), name])
+    untried.append(f"{request.stage} after {at}, as {lost} processes were lost")
+    return ""
 
 
 def _words(request: Request, clock: Clock) -> Iterator[list]:
     """What a worker says; at last, where it did not come to its end, ["gone", why]."""
     read, write = os.pipe()
-    command = [
-        sys.executable,
-        "-m",
-        "ms_controlnet_backend.verify.worker",
-        json.dumps(asdict(replace(request, to=write))),
-    ]
+    asked = json.dumps(asdict(replace(request, to=write)))
+    command = [sys.executable, "-m", "ms_controlnet_backend.verify.worker", asked]
     # what MindSpore and CANN print goes where it always goes
     process = subprocess.Popen(command, pass_fds=(write,), stdin=subprocess.DEVNULL)
     os.close(write)
-    ended = False
+    loading, ended, rest = True, False, b""
     try:
         with os.fdopen(read, "rb", buffering=0) as pipe:
-            rest = b""
             while True:
-                wait = min(clock.patience, clock.left)
-                ready = wait > 0 and select.select([pipe], [], [], wait)[0]
-                if not ready:
-                    yield ["gone", "budget" if clock.left <= 0 else f"no answer for {clock.patience:g} s"]
+                patience = max(clock.patience, LOADS_IN) if loading else clock.patience
+                wait = min(patience, clock.left)
+                if wait <= 0 or not select.select([pipe], [], [], wait)[0]:
+                    yield ["gone", "budget" if clock.left <= 0 else f"no answer for {patience:g} s"]
                     return
                 data = pipe.read(65536)
                 if not data:
@@ -111,6 +111,7 @@ def _words(request: Request, clock: Clock) -> Iterator[list]:
                 for line in lines:
                     words = json.loads(line)
                     ended |= words[0] == "end"
+                    loading &= words[0] != "at"
                     yield words
         code = process.wait()
         if not ended:
@@ -131,18 +132,14 @@ def _ending(code: int) -> str:
     return f"the process ended with code {code}"
 
 
-def _wrong(requests: list[Request], report: Report, without: str, clock: Clock, progress: Callable) -> set[str]:
-    """What of that which was wrong is still wrong without a rewrite; everything where there is no time to see."""
-    wrong = {f.name for f in report.findings if not f.ok}
-    still: set[str] = set()
+def _right(requests: list[Request], report: Report, rewrites: list[str], clock: Clock, progress: Callable) -> bool:
+    """Whether all that was wrong is right without these rewrites; no where there is no time to see."""
     for request in requests:
         names = sorted({f.name for f in getattr(report, request.stage) if not f.ok})
-        if not names:
-            continue
-        if clock.left <= 0:
-            return wrong
         found: list[Finding] = []
-        stage(replace(request, only=names, without=without), clock, found, [], progress)
-        tried = {f.name for f in found}
-        still |= {f.name for f in found if not f.ok} | {name for name in names if name not in tried}
-    return still
+        if names and clock.left > 0:
+            asked = replace(request, only=names, exactly=True, without=rewrites)
+            stage(asked, clock, found, [], progress, lost=1)
+        if {f.name for f in found if f.ok} != set(names) or not all(f.ok for f in found):
+            return False
+    return True

@@ -1,8 +1,8 @@
 """One stage of a verification in a process of its own: a crash, or a call that never returns, ends this process only.
 
 ``python -m ms_controlnet_backend.verify.worker REQUEST`` (JSON). What it is at and what it found goes to the file
-descriptor that the request names, a JSON list a line: ``["total", n]``, ``["at", name]``, ``["found", finding]``,
-``["untried", names]`` and at last ``["end", device]``.
+descriptor that the request names, a JSON list a line: ``["total", n]``, ``["at", name]``, ``["found", finding]`` and at
+last ``["end", device]``.
 """
 
 from __future__ import annotations
@@ -14,18 +14,22 @@ from dataclasses import asdict, dataclass, field
 
 from .report import Finding
 
+LOADING = "loading"
+"""What a process is at before it says what it is at."""
+
 
 @dataclass
 class Request:
-    """stage: one of STAGES. device: as ``enable`` takes it. without: rewrites to leave out. done: names of what need not
-    be tried (again). only: of what alone is to be tried; empty: of all. dtypes: of the operators. model, controlnet,
-    dtype, size: of the pipeline whose components are verified."""
+    """stage: one of STAGES. device: as ``enable`` takes it. without: rewrites to leave out. done: what need not be
+    tried (again). only: parts of the names of what alone is to be tried, or with ``exactly`` the names; empty: all.
+    dtypes: of the operators. model, controlnet, dtype, size: of the pipeline whose components are verified."""
 
     stage: str
     device: str | None = None
-    without: str = ""
+    without: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     only: list[str] = field(default_factory=list)
+    exactly: bool = False
     dtypes: list[str] = field(default_factory=list)
     model: str = ""
     controlnet: str | None = None
@@ -33,9 +37,10 @@ class Request:
     size: int = 128
     to: int = 1
 
-    def wants(self, name: str) -> bool:
-        """Is that to be tried? Parts of names will do in ``only``."""
-        return name not in self.done and (not self.only or any(part in name for part in self.only))
+    def wants(self, name: str, label: str = "") -> bool:
+        """Is that to be tried? label: what it is called in ``done``, if not by its name."""
+        asked = name in self.only if self.exactly else any(part in name for part in self.only)
+        return (label or name) not in self.done and (asked or not self.only)
 
 
 def _opened(request: Request, say) -> str:
@@ -45,10 +50,10 @@ def _opened(request: Request, say) -> str:
     from .. import binding, plugins
     from .checks import Case, operator, without_passes
 
-    say("at", "the device")
     engine = binding.build("mindspore", device=request.device)
     op = torch.ops.aten.add.Tensor
     sample = plugins.registry().samples(op, engine.target.device)[0]
+    say("at", "the device")
     found = operator(without_passes(engine), Case(op, 0, sample, torch.float32))
     found.name = "the device"
     say("found", asdict(found))
@@ -62,9 +67,8 @@ def _operators(request: Request, say) -> str:
     from .checks import cases, operator, without_passes
 
     engine = binding.build("mindspore", device=request.device)
-    wanted = [
-        c for c in cases(engine.target.device, [getattr(torch, d) for d in request.dtypes]) if request.wants(c.label)
-    ]
+    dtypes = [getattr(torch, name) for name in request.dtypes]
+    wanted = [c for c in cases(engine.target.device, dtypes) if request.wants(c.name, c.label)]
     say("total", len(wanted))
     alone = without_passes(engine)
     for case in wanted:
@@ -99,7 +103,6 @@ def _components(request: Request, say) -> str:
     from ..compat import diffusers_calls, diffusers_pipelines
     from .checks import components
 
-    say("at", "loading the pipeline")
     engine = binding.build("mindspore", device=request.device)
     pipe = diffusers_pipelines.load(request.model, request.controlnet, request.dtype)
     call = diffusers_calls.example(pipe, request.size) | {"num_inference_steps": 3}
@@ -122,7 +125,7 @@ def main() -> None:
         if request.without:
             from ..runtime.target import WITHOUT
 
-            os.environ[WITHOUT] = ",".join(filter(None, [os.environ.get(WITHOUT, ""), request.without]))
+            os.environ[WITHOUT] = ",".join(filter(None, [os.environ.get(WITHOUT, ""), *request.without]))
         try:
             device = STAGES[request.stage](request, say)
         except Exception as error:  # noqa: BLE001 - whatever is raised is what is looked for

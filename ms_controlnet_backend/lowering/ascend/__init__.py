@@ -30,12 +30,12 @@ it takes for the gate, and which GELU, it does not document, and it cannot be tr
 """
 
 REWRITES = {
+    "attention": "FlashAttentionScore in place of matrix products and a softmax",
     "transposes": "a transpose of a transpose is one of the original; attention reads its heads where they lie",
     "casts": "a value is cast once for all who ask, and one widened and cast back is the value",
-    "attention": "FlashAttentionScore in place of matrix products and a softmax",
     "padded_projections": "heads are padded in the weights of the projections around an attention, not in the graph",
     "split_projections": "slices of a linear layer's output are linear layers with slices of its weight (GEGLU)",
     "grouped_projections": "linear layers of one input are one kernel: queries, keys and values, the halves of GEGLU",
     "add_layer_norm": "an addition and the layer norm of the sum are one kernel",
 }
-"""What is done to save kernels, memory traffic or both. Each can be left out by its name."""
+"""What is done to save kernels, memory traffic or both, the likeliest to fail first. Each is left out by its name."""

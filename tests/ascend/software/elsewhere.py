@@ -31,15 +31,8 @@ class Child:
             "GLOG_v": "3", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         plugins = [f"-p{name}" for name in ("ascend.software.elsewhere", "no:cacheprovider", "no:xdist")]
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            *plugins,
-            f"--rootdir={config.rootpath}",
-            f"-c{config.inipath}",
-            path,
-        ]
+        folders = [f"--rootdir={config.rootpath}", f"-c{config.inipath}"]
+        command = [sys.executable, "-m", "pytest", *plugins, *folders, "--long", path]
         self.process = subprocess.Popen(
             command, env=environment, pass_fds=(read_there, write_there), stdout=self.output,
             stderr=subprocess.STDOUT, cwd=config.invocation_params.dir,

@@ -11,7 +11,8 @@ import types
 class SoftwareNPU:
     """Settings (``set``): defer, workspace (bytes every operator asks for), skip (all but the arithmetic), hf32,
     exact_float32 (refuse HF32), any_head_size, fail_allocation (the first that fails), hang, crash, error and wrong
-    (an operator's name), log (a file), trace (who copies and waits, in the log). soc, devices, memory_gb: before the start.
+    (an operator's name), log (a file), trace (who copies and waits, in the log).
+    Before the start: soc, devices, memory_gb.
     """
 
     def __init__(self):

@@ -88,7 +88,7 @@ def test_the_deprecated_route_fails_by_name(ms, npu):
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"error": "aclnnExp"}, "the AI core reports an error"), ({"error": "aclnnExp", "error_code": 507899}, "AI core")],
+    [({"error": "aclnnExp"}, "aicore error"), ({"error": "aclnnExp", "error_code": 507899}, "aicore error")],
 )
 def test_an_error_from_a_launch(ms, npu, settings, said):
     npu.expected = True

@@ -36,7 +36,7 @@ int sabotaged(const char *op, int *status) {
   if (report::setting("hang") == op) std::this_thread::sleep_for(std::chrono::duration<double>(report::number("hang_seconds", 60)));
   if (report::setting("error") == op) {
     *status = (int)report::number("error_code", 507015);
-    report::error("%s: the AI core reports an error", op);
+    report::error("EZ9999: Inner Error! %s: the error from device(chipId:0, dieId:0), there is an aicore error exception", op);
   }
   return report::setting("wrong") == op;
 }
