@@ -227,6 +227,8 @@ class Graph:
         cell.set_train(False)
         if mindspore().get_context("device_target") != "CPU":
             cell.phase = INFERENCE
+            # by MindSpore itself: on an Ascend 910 the default is GE, which is deprecated
+            cell.set_jit_config(mindspore().JitConfig(jit_level="O0"))
         self._cell = cell
         self._run = None
         self._cache, self._key = cache, key

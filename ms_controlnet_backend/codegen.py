@@ -16,9 +16,8 @@ instructions took 7.0 s in one function and 1.9 s in parts of this size."""
 POSITIONAL = {"BroadcastTo": ("shape_",)}
 
 
-def generate(header: str, *, jit: str = 'capture_mode="ast"', **programs: Program) -> str:
-    """Python source of a module with one class a program, named by the keyword: ``Class(weights)``. jit: arguments of
-    ``mindspore.jit``.
+def generate(header: str, **programs: Program) -> str:
+    """Python source of a module with one class a program, named by the keyword: ``Class(weights)``.
 
     ``construct(*inputs)`` returns a tuple; a long one calls its parts in turn. weights: MindSpore Parameters in the
     program's order. Primitives are made once at the top of the module; ``mindspore.jit`` parses the source (AST
@@ -27,7 +26,7 @@ def generate(header: str, *, jit: str = 'capture_mode="ast"', **programs: Progra
     """
     primitives: dict[str, str] = {}
     tuples: dict[str, str] = {}
-    classes = [line for name, program in programs.items() for line in _cell(name, program, jit, primitives, tuples)]
+    classes = [line for name, program in programs.items() for line in _cell(name, program, primitives, tuples)]
     lines = [
         f'"""{header}"""',
         "import mindspore as ms",
@@ -41,7 +40,7 @@ def generate(header: str, *, jit: str = 'capture_mode="ast"', **programs: Progra
     return "\n".join(lines)
 
 
-def _cell(name: str, program: Program, jit: str, primitives: dict[str, str], tuples: dict[str, str]) -> list[str]:
+def _cell(name: str, program: Program, primitives: dict[str, str], tuples: dict[str, str]) -> list[str]:
     names = _Names(program)
     listed = lambda values: "".join(f"{names[v]}, " for v in values).rstrip()  # noqa: E731
     parts = _parts(program.instructions)
@@ -63,7 +62,7 @@ def _cell(name: str, program: Program, jit: str, primitives: dict[str, str], tup
         "        super().__init__()",
         *(f"        {names[v]} = weights[{i}]" for i, v in enumerate(program.weights)),
         "",
-        f"    @ms.jit({jit})",
+        '    @ms.jit(capture_mode="ast")',
         f"    def construct(self{inputs}):",
         *construct,
         f"        return ({listed(program.outputs)})",

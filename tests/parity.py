@@ -14,8 +14,9 @@ PIXELS = 1 / 255  # on 99.9 % of pixels
 COMPONENT = 1e-4  # relative
 
 
-def run(pipe, backend, make_kwargs):
-    """(final latents or None, first field of the output as an array). make_kwargs: fresh arguments (generators!)."""
+def run(pipe, backend, make_kwargs, **options):
+    """(final latents or None, first field of the output as an array). make_kwargs: fresh arguments (generators!).
+    options: MindSpore's."""
     kwargs = make_kwargs()
     seen = {}
     users = kwargs.get("callback_on_step_end")
@@ -26,7 +27,7 @@ def run(pipe, backend, make_kwargs):
         return tensors
 
     kwargs["callback_on_step_end"] = keep
-    options = {"strict": True} if backend == "mindspore" else {}
+    options = {"strict": True} | options if backend == "mindspore" else {}
     with using(backend, **options):
         output = pipe(**kwargs)
     assert seen["steps"] >= 4
@@ -42,11 +43,11 @@ def as_array(images) -> np.ndarray:
     return images
 
 
-def assert_same(pipe, make_kwargs, steps_used=True):
+def assert_same(pipe, make_kwargs, **options):
     """The call on both backends: latents and pictures agree, and every component really ran on MindSpore."""
     reference_latents, reference, reference_output = run(pipe, "torch", make_kwargs)
     before = stats()
-    latents, images, output = run(pipe, "mindspore", make_kwargs)
+    latents, images, output = run(pipe, "mindspore", make_kwargs, **options)
     after = stats()
     for label in ("unet", "controlnet.nets.0" if hasattr(pipe.controlnet, "nets") else "controlnet"):
         assert after[label].calls > (before[label].calls if label in before else 0), label

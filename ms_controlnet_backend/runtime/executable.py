@@ -170,7 +170,7 @@ def build(
     names = ["Graph"] if len(parts) == 1 else [f"Segment_{i}" for i in range(len(parts))]
     programs = ({} if first is None else {"Prologue": first}) | dict(zip(names, parts))
     header = f"{captured.name} for {target.device}: generated, do not edit."
-    source = codegen.generate(header, jit=target.jit, **programs)
+    source = codegen.generate(header, **programs)
     path = cache.write(captured.name, source)
     started = time.perf_counter()
 

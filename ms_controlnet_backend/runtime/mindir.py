@@ -19,7 +19,7 @@ def write(program: Program, path: Path, target: Target, cache: SourceCache) -> l
     """The files written: ``path`` and, of a large graph, its weights beside it. Raises Refused with what MindSpore
     says where its own inference of shapes and dtypes does not agree with the program."""
     header = f"{program.name} for {target.device}: generated, do not edit."
-    source = codegen.generate(header, jit=target.jit, Graph=program)
+    source = codegen.generate(header, Graph=program)
     weights = WeightStore(target).of(program)  # dies with the file written
     with mindspore_runtime.LOCK:
         cell = load(cache.write(program.name, source)).Graph(tuple(w.parameter for w in weights))

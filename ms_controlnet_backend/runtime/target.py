@@ -73,11 +73,6 @@ class Target:
             object.__setattr__(self, "own_memory", self.device != "CPU")
 
     @property
-    def jit(self) -> str:
-        """Arguments of ``mindspore.jit``. GE, which some versions take for some NPUs by default, is deprecated."""
-        return 'capture_mode="ast"' + ("" if self.device == "CPU" else ', jit_level="O0", backend="ms_backend"')
-
-    @property
     def options(self) -> dict:
         """Of the device's builder."""
         return {"npu": self.npu} if self.device == "Ascend" else {}

@@ -10,12 +10,18 @@ from ascend.software import build, elsewhere
 
 HERE = Path(__file__).parent
 IN_CHILD = elsewhere.PIPES in os.environ
-_children: dict[Path, elsewhere.Child] = {}
+_children: dict[tuple[Path, str], elsewhere.Child] = {}
+
+
+def _of(item) -> tuple[Path, str]:
+    """Which process it runs in: a file's, a machine's. ``@pytest.mark.npu(soc="Ascend310P3")``: settings that hold from
+    the start (see :class:`npu.SoftwareNPU`)."""
+    marker = item.get_closest_marker("npu")
+    return item.path, ";".join(f"{k}={v}" for k, v in (marker.kwargs if marker else {}).items())
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item, nextitem):
-    """A file's ``NPU`` are settings that hold from the start (see :class:`npu.SoftwareNPU`)."""
     if IN_CHILD or HERE not in item.path.parents:
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -32,20 +38,18 @@ def _reports(item, nextitem):
         reason = "the software NPU is built with g++ (or $CXX), and there is none"
         skipped = os.environ.get("CI") != "true"
         return [_report(item, "skipped" if skipped else "failed", (str(item.path), 0, reason) if skipped else reason)]
-    following = nextitem.nodeid if nextitem is not None and nextitem.path == item.path else None
-    child = _children.get(item.path)
+    process = _of(item)
+    following = nextitem.nodeid if nextitem is not None and _of(nextitem) == process else None
+    child = _children.get(process)
     try:
         if child is None:
-            settings = getattr(item.module, "NPU", {})
-            variables = build.environment(build.folder()) | {
-                "SOFTWARE_NPU": ";".join(f"{k}={v}" for k, v in settings.items())
-            }
-            child = _children[item.path] = elsewhere.Child(item.config, item.path, variables)
+            variables = build.environment(build.folder()) | {"SOFTWARE_NPU": process[1]}
+            child = _children[process] = elsewhere.Child(item.config, item.path, variables)
         reports = child.run(item, following)
     except EOFError:
         reports, following = [_report(item, "failed", child.last_words())], None
     if following is None and child is not None:
-        _children.pop(item.path).close()
+        _children.pop(process).close()
     return reports
 
 

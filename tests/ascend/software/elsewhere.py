@@ -32,7 +32,8 @@ class Child:
         }  # fmt: skip
         plugins = [f"-p{name}" for name in ("ascend.software.elsewhere", "no:cacheprovider", "no:xdist")]
         folders = [f"--rootdir={config.rootpath}", f"-c{config.inipath}"]
-        command = [sys.executable, "-m", "pytest", *plugins, *folders, "--long", path]
+        chosen = [f"-k={config.option.keyword}", f"-m={config.option.markexpr}", "--long"]
+        command = [sys.executable, "-m", "pytest", *plugins, *folders, *chosen, path]
         self.process = subprocess.Popen(
             command, env=environment, pass_fds=(read_there, write_there), stdout=self.output,
             stderr=subprocess.STDOUT, cwd=config.invocation_params.dir,

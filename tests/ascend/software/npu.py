@@ -24,8 +24,9 @@ class SoftwareNPU:
         """Whether what the test is about happens in other processes."""
 
     def report(self) -> types.SimpleNamespace:
-        """Since the last reset. launches, legacy, untaught: number by name. errors: texts. up, down, within (copies),
-        up_bytes …; stream_waits, device_waits, event_waits; used, peak, workspace: bytes."""
+        """Since the last reset. launches, legacy, untaught: number by name. devices: launches by the device's number.
+        errors: texts. up, down, within (copies), up_bytes …; stream_waits, device_waits, event_waits; used, peak,
+        workspace: bytes."""
         return types.SimpleNamespace(**json.loads(self._library.software_npu_report()))
 
     def reset(self) -> None:

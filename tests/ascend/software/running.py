@@ -21,7 +21,7 @@ class Running:
         self.program, self.target = program, target
         self.weights = WeightStore(target).of(program)
         cache = SourceCache(Path(os.environ["MS_CONTROLNET_CACHE"]))
-        path = cache.write("program", codegen.generate("of a test", jit=target.jit, Graph=program))
+        path = cache.write("program", codegen.generate("of a test", Graph=program))
         self._graph = mindspore_runtime.Graph(load(path).Graph(tuple(w.parameter for w in self.weights)))
 
     def __call__(self, inputs) -> list[torch.Tensor]:

@@ -19,7 +19,7 @@ std::string misplaced(Tensor tensor, bool launching, int device) {
 }
 
 int checked_launch(const char *op, aclOpExecutor *executor, void *workspace, uint64_t size, void *stream) {
-  report::launched(op);
+  report::launched(op, streams::device());
   if (!executor) { report::error("%s: no executor", op); return NULL_POINTER; }
   if (strcmp(executor->name, op)) { report::error("%s: the executor of %s", op, executor->name); return INVALID; }
   if (size < executor->workspace) { report::error("%s: a workspace of %zu bytes, %zu needed", op, (size_t)size, (size_t)executor->workspace); return INVALID; }

@@ -14,7 +14,7 @@ namespace report {
 Counter up, down, within;
 std::atomic<long> stream_waits{0}, device_waits{0}, event_waits{0}, used{0}, peak{0}, workspace{0};
 static std::mutex guard;  // of what follows
-static std::map<std::string, long> launches, legacies, untaughts;
+static std::map<std::string, long> launches, legacies, untaughts, devices;
 static std::vector<std::string> errors;
 static FILE *log_file;
 static thread_local char last_error[2048];
@@ -41,7 +41,7 @@ bool on(const char *key) { std::string value = setting(key); return !value.empty
 double number(const char *key, double otherwise) { std::string value = setting(key); return value.empty() ? otherwise : atof(value.c_str()); }
 
 static void count(std::map<std::string, long> &names, const char *name) { std::lock_guard<std::mutex> held(guard); names[name]++; }
-void launched(const char *op) { count(launches, op); }
+void launched(const char *op, int device) { count(launches, op); count(devices, std::to_string(device).c_str()); }
 void legacy(const char *op) { count(legacies, op); line("legacy %s", op); }
 void untaught(const char *function) { count(untaughts, function); line("untaught %s", function); }
 
@@ -94,7 +94,7 @@ static std::string object(const std::map<std::string, long> &names) {
 }
 static std::string json() {
   std::lock_guard<std::mutex> held(guard);
-  std::string result = "{\"launches\":" + object(launches) + ",\"legacy\":" + object(legacies) + ",\"untaught\":" + object(untaughts) + ",\"errors\":[";
+  std::string result = "{\"launches\":" + object(launches) + ",\"devices\":" + object(devices) + ",\"legacy\":" + object(legacies) + ",\"untaught\":" + object(untaughts) + ",\"errors\":[";
   for (size_t i = 0; i < errors.size(); i++) result += (i ? "," : "") + quoted(errors[i]);
   result += "]";
   auto add = [&](const char *key, long value) { result += std::string(",\"") + key + "\":" + std::to_string(value); };
@@ -115,7 +115,7 @@ API const char *software_npu_report() { static thread_local std::string text; te
 API void software_npu_reset() {
   using namespace report;
   std::lock_guard<std::mutex> held(guard);
-  launches.clear(); legacies.clear(); untaughts.clear(); errors.clear();
+  launches.clear(); devices.clear(); legacies.clear(); untaughts.clear(); errors.clear();
   for (auto counter : {&up, &down, &within}) counter->number = 0, counter->bytes = 0;
   stream_waits = device_waits = event_waits = workspace = 0;
   peak = used.load();

@@ -10,7 +10,7 @@ extern Counter up, down, within;                       // copies host to device,
 extern std::atomic<long> stream_waits, device_waits, event_waits;  // calls that block the host
 extern std::atomic<long> used, peak, workspace;        // bytes of device memory; the largest workspace
 
-void launched(const char *op);
+void launched(const char *op, int device);
 void legacy(const char *op);                           // by CANN's deprecated aclop interface
 void untaught(const char *function);                   // called, and nothing here answers it
 void error(const char *format, ...) __attribute__((format(printf, 1, 2)));  // also what aclGetRecentErrMsg returns
