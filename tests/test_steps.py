@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ms_controlnet_backend
-from ms_controlnet_backend.runtime.identity import contents
+from ms_controlnet_backend.runtime.identity import contents, identities
 
 
 @pytest.fixture
@@ -137,6 +137,21 @@ def test_contents():
         assert np.isfinite(contents(torch.ones(4, 3).to(dtype)))
     with torch.inference_mode():
         assert contents(torch.ones(2, 2)) == contents(torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+def test_contents_that_are_not_finite(value):
+    """What else changes beside an infinite number, in a mask say, is seen; and what does not change is the same."""
+    x = torch.randn(3, 5)
+    x[0, 0] = value
+    y = x.clone()
+    y[1, 2] += 1e-3
+    assert contents(x) == contents(x.clone()) != contents(y)
+    pair = [x, torch.randn(2)]
+    before = identities(pair)
+    assert identities(pair) == before
+    x.data[1, 2] += 1e-3
+    assert identities(pair) != before
 
 
 def test_controlnet_outside_its_window_is_not_run(clean):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -47,11 +48,13 @@ def identities(tensors: Sequence[torch.Tensor]) -> tuple:
 
 
 def contents(t: torch.Tensor) -> float:
-    """A number that changes with the contents: the sum of the elements, weighted by their places."""
+    """A number that changes with the contents: the sum of the elements, weighted by their places; where one of them is
+    infinite (a mask's) or none, which the sum would be too whatever the others are, the sum of the bits."""
     flat = t.detach().reshape(-1)
     if flat.dtype is not torch.float32:
         flat = flat.float()
-    return torch.dot(flat, _ramp(_round_up(flat.numel()))[: flat.numel()]).item()
+    weighted = torch.dot(flat, _ramp(_round_up(flat.numel()))[: flat.numel()]).item()
+    return weighted if math.isfinite(weighted) else checksum(flat)
 
 
 def _round_up(n: int) -> int:
