@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import models
 import models_xl
+import numpy as np
 import test_full_size as full
 import torch
 
@@ -73,10 +74,14 @@ SITES = {"vae.decoder": 1}
 
 
 def empty(make):
-    """The component without values: what is exported depends on shapes alone, and memory never touched costs none."""
+    """The component with zeros for weights: what is exported depends on shapes alone, and memory that NumPy gives for
+    zeros costs none before it is written to."""
     with torch.device("meta"):
         component = make().half().eval()
-    return component.to_empty(device="cpu")
+    component.to_empty(device="cpu")
+    for t in (*component.parameters(), *component.buffers()):
+        t.data = torch.from_numpy(np.zeros(t.shape, t.detach().numpy().dtype))
+    return component
 
 
 def sd15_unet():
@@ -91,17 +96,35 @@ def sd15_controlnet():
     return ControlNetModel(cross_attention_dim=768)
 
 
+XL = dict(
+    cross_attention_dim=2048, block_out_channels=(320, 640, 1280), attention_head_dim=(5, 10, 20),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), use_linear_projection=True,
+    transformer_layers_per_block=(1, 2, 10), addition_embed_type="text_time", addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816,
+)  # fmt: skip
+"""Of SDXL's UNet and of its ControlNets, full width and depth."""
+
+
 def sdxl_unet():
-    """Of full width and depth."""
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(
-        sample_size=128, cross_attention_dim=2048, block_out_channels=(320, 640, 1280), attention_head_dim=(5, 10, 20),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), use_linear_projection=True,
-        transformer_layers_per_block=(1, 2, 10), addition_embed_type="text_time", addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=2816,
-    )  # fmt: skip
+    up = ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
+    return UNet2DConditionModel(sample_size=128, up_block_types=up, **XL)
+
+
+def sdxl_controlnet():
+    from diffusers import ControlNetModel
+
+    return ControlNetModel(**XL)
+
+
+def sdxl_text_encoder_2():
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    return CLIPTextModelWithProjection(
+        CLIPTextConfig(hidden_size=1280, intermediate_size=5120, num_attention_heads=20, num_hidden_layers=32,
+                       projection_dim=1280, hidden_act="gelu")
+    ).eval()  # fmt: skip
 
 
 FULL = {
