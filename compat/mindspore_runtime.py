@@ -17,7 +17,7 @@ import os
 import threading
 
 from ..errors import DeviceUnavailable, UnknownDevice
-from . import ascend, versions
+from . import ascend, floating_point, versions
 from .compile_cache import CompileCache
 
 LOCK = threading.RLock()
@@ -33,7 +33,8 @@ def mindspore():
     """The module, imported on first use, with its warnings off unless the user asked for them (GLOG_v)."""
     versions.require("mindspore", "numpy")
     os.environ.setdefault("GLOG_v", "3")
-    import mindspore as ms
+    with floating_point.unchanged():
+        import mindspore as ms
 
     return ms
 
