@@ -91,3 +91,29 @@ def test_numpy_2_is_refused_by_the_metadata(tmp_path, wheel):
     command = [sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed", wheel, "numpy==2.1.2"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode and "numpy" in done.stderr and "conflict" in done.stderr
+
+
+def resolved_for_aarch64(python, *requirements) -> dict[str, str]:
+    """Name → file of the wheel that pip would install on such a machine."""
+    command = [sys.executable, ROOT / "tests" / "aarch64" / "pip_for.py", python, "resolve", "-q", *requirements]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12"])
+def test_aarch64(wheel, python):
+    """Most Ascend servers have such processors. Nothing is built there: each wheel is for them, or for any machine."""
+    files = resolved_for_aarch64(python, wheel)
+    assert not {file for file in files.values() if not file.endswith(("-any.whl", "_aarch64.whl"))}
+    for name in ("torch", "numpy", "safetensors", "tokenizers"):
+        assert files[name].endswith("_aarch64.whl")
+    # MindSpore's wheel for aarch64 says "any"; tests/aarch64/run.py looks into it
+    assert files["mindspore"].endswith(f"-cp{python.replace('.', '')}-none-any.whl")
+
+
+@pytest.mark.parametrize("torch, cuda", [("torch<2.11", False), ("torch>=2.11", True)])
+def test_torch_without_cuda_for_aarch64(wheel, torch, cuda):
+    """PyPI's builds for aarch64 are without CUDA up to torch 2.10, as the README says."""
+    files = resolved_for_aarch64("3.11", wheel, torch)
+    assert any(name.startswith("nvidia-") for name in files) == cuda
