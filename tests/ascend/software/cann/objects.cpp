@@ -21,8 +21,13 @@ const char *name_of(int type) {
   }
 }
 
-float from_half(uint16_t bits) { _Float16 value; memcpy(&value, &bits, 2); return (float)value; }
-uint16_t to_half(float value) { _Float16 half = (_Float16)value; uint16_t bits; memcpy(&bits, &half, 2); return bits; }
+#if defined(__aarch64__)  // where g++ has _Float16 from version 13 on
+typedef __fp16 Half;
+#else
+typedef _Float16 Half;
+#endif
+float from_half(uint16_t bits) { Half value; memcpy(&value, &bits, 2); return (float)value; }
+uint16_t to_half(float value) { Half half = (Half)value; uint16_t bits; memcpy(&bits, &half, 2); return bits; }
 float from_bfloat(uint16_t bits) { uint32_t wide = (uint32_t)bits << 16; float value; memcpy(&value, &wide, 4); return value; }
 uint16_t to_bfloat(float value) {  // to the nearest, ties to even
   uint32_t bits;
