@@ -1,6 +1,6 @@
 """Runs this package as on an aarch64 machine, emulated by qemu-user, on Debian 12 (its Python 3.11) for amd64. As root:
 
-    dpkg --add-architecture arm64; apt-get update; apt-get install qemu-user
+    dpkg --add-architecture arm64; apt-get update; apt-get install qemu-user g++-aarch64-linux-gnu
 
 then, as anybody, with a Python that has pip, setuptools and wheel:
 
@@ -28,14 +28,15 @@ PACKAGES = f"""python{PYTHON}-minimal libpython{PYTHON}-minimal libpython{PYTHON
 WHEELS = ["torch<2.11", "transformers<5.24", "accelerate>=1", "pytest>=8", "pytest-timeout>=2.3"]
 """beside the package's own. torch: PyPI's later ones for aarch64 bring CUDA. transformers: as the tests want it."""
 CLI = ["-m", "ms_controlnet_backend.cli"]
-PYTEST = ["-P", "-m", "pytest", "-p", "no:cacheprovider", "-o", "timeout=0", "-q", "--durations=0"]
-"""-P: the package is the site's, not the checkout's."""
+PYTEST = ["-m", "pytest", "-p", "no:cacheprovider", "-o", "timeout=0", "-q", "--durations=0"]
 JOBS = {
     "import": ["-c", "import ms_controlnet_backend"],
     "doctor": [*CLI, "doctor"],
     "pipelines": [*PYTEST, "tests/test_parity.py::test_pipeline"],
+    "npu": [*PYTEST, "tests/ascend/software/test_software_npu.py::test_eager_and_compiled",
+            "tests/ascend/software/test_pipelines.py::test_pipeline[txt2img]"],
     "demo": [*CLI, "demo", "--steps", "2"],
-}
+}  # fmt: skip
 AARCH64, NPU = 183, 0x1029
 """e_machine of ELF files, at byte 18; MindSpore's wheel has kernels for the NPU in it"""
 
@@ -90,7 +91,8 @@ def main(folder: str, *jobs: str) -> int:
     made = Path(folder).resolve()
     emulated = python(made)
     environment = os.environ | {
-        "PYTHONPATH": str(site(made)), "MS_CONTROLNET_CACHE": str(made / "cache"), "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(site(made)), "PYTHONSAFEPATH": "1",  # the package is the site's, not the checkout's
+        "XDG_CACHE_HOME": str(made / "cache"), "CXX": "aarch64-linux-gnu-g++", "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1", "MS_CONTROLNET_THREADS": "1",
     }  # fmt: skip
     lines = []
