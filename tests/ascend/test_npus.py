@@ -64,7 +64,7 @@ def test_the_model_that_is_there(machine, monkeypatch, tmp_path):
 
 
 def test_doctor_says_what_is_compiled_for(machine, monkeypatch):
-    monkeypatch.setattr(ascend, "here", lambda: [])
+    monkeypatch.setattr(ascend, "here", lambda software: [])
     line = next(line for line in doctor.report("ascend")[0] if line.startswith("npu"))
     assert "310P; compiled for Ascend 310P (attention by PromptFlashAttention" in line and NPU in line
 
