@@ -2,31 +2,35 @@
 
 What is not lowered here is lowered as for every target, with :class:`.builder.AscendBuilder` in place of the CPU's.
 
-Counted in a step of Stable Diffusion 1.5's UNet, float16, 512 px, batch 2 (562 kernels, 6.65 GB read and written), what
+Counted in a step of Stable Diffusion 1.5's UNet, float16, 512 px, batch 2 (514 kernels, 6.28 GB read and written), what
 leaving a rewrite out costs:
 
 ===================  =======  ==============
 left out             kernels  bytes
 ===================  =======  ==============
-attention               +222  2.89 times
-transposes              +222  1.21 times
-grouped_projections      +69  1.021 times
-add_layer_norm           +32  1.014 times
-split_projections        +32  1.167 times
-padded_projections       +20  1.031 times
-casts                      0  the same; of the ControlNet's 268 kernels +12
+attention               +206  2.99 times
+transposes              +222  1.23 times
+grouped_projections      +53  1.015 times
+feed_forward             +48  1.059 times
+add_layer_norm           +32  1.015 times
+padded_projections       +20  1.033 times
+split_projections          0  the same; with neither it nor feed_forward +80, 1.24 times
+casts                      0  the same; of the ControlNet's 247 kernels +12
 ===================  =======  ==============
 
 Queries, keys and values are one kernel, GroupedMatmul, which reads their input once and writes each to a tensor of its
 own: 24.9 MB at 64 x 64 positions, where the three products take 35. One product with the weights one below the other
 would have to be cut apart again, as the attention does not read them side by side: 62.6 MB. In the whole step, by the
-prediction for a 910B: 25.2 ms apart, 24.8 ms grouped, 27.1 ms (595 kernels, 7.70 GB) as one product and a Split each.
-SDXL's UNet at 1024 px: 1404 kernels and 165.5 ms apart, 1178 and 164.4 ms grouped. How fast the grouped kernel is in
+prediction for a 910B, feed-forward layers in four kernels: 25.2 ms apart, 24.8 ms grouped, 27.1 ms (595 kernels,
+7.70 GB) as one product and a Split each. How fast the grouped kernel is in
 truth cannot be measured here; ``MS_CONTROLNET_WITHOUT=grouped_projections`` leaves it out.
 
-GroupNorm with SiLU, and GEGLU, are fused operators of CANN's that MindSpore has no primitive for (its GroupNormSilu and
-GeGluV2 belong to the deprecated GE backend; a test says so when that changes). Its FFNExt has a GEGLU, but which half
-it takes for the gate, and which GELU, it does not document, and it cannot be tried here.
+A feed-forward layer with GEGLU is one kernel, FFN, in place of four. What the four write and read, 8 numbers for each of
+the layer's inner ones, becomes 6 that go through its workspace. CANN's document of it says that it may be slower than
+the small kernels and should be tried; ``MS_CONTROLNET_WITHOUT=feed_forward`` leaves it out.
+
+GroupNorm with SiLU is a fused operator of CANN's that MindSpore has no primitive for (its GroupNormSilu belongs to the
+deprecated GE backend; a test says so when that changes).
 """
 
 REWRITES = {
@@ -34,6 +38,7 @@ REWRITES = {
     "transposes": "a transpose of a transpose is one of the original; attention reads its heads where they lie",
     "casts": "a value is cast once for all who ask, and one widened and cast back is the value",
     "padded_projections": "heads are padded in the weights of the projections around an attention, not in the graph",
+    "feed_forward": "a gated feed-forward layer (GEGLU) is one kernel, FFN",
     "split_projections": "slices of a linear layer's output are linear layers with slices of its weight (GEGLU)",
     "grouped_projections": "linear layers of one input are one kernel: queries, keys and values, the halves of GEGLU",
     "add_layer_norm": "an addition and the layer norm of the sum are one kernel",

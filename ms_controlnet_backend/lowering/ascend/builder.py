@@ -14,8 +14,9 @@ import torch
 from ...errors import Unsupported
 from ..builder import Builder
 from ..program import FLOATS, DType, Program, Value
-from .fuse import LINEAR, SLICE, fuse
+from .fuse import LINEAR, SLICE
 from .npu import DEFAULT, NPUS
+from .rewrites import rewritten
 
 INT32 = torch.iinfo(torch.int32)
 MINT = {"RealDiv": "mint.div", "ReduceSum": "mint.sum", "ReduceMean": "mint.mean"}
@@ -38,7 +39,7 @@ class AscendBuilder(Builder):
         self._padded: dict[Value, tuple[Value, int, int]] = {}
 
     def finish(self, program: Program) -> Program:
-        return fuse(program, self.without)
+        return rewritten(program, self.without)
 
     # -- constants and dtypes ----------------------------------------------------------------------------------
 

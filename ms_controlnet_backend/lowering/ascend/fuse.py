@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 
 from ..forms import Rows
-from ..liveness import keep, values_in
+from ..liveness import values_in
 from ..program import Instruction, Program, Value
 from .prepare import Transposed
 
@@ -19,22 +19,13 @@ MOST, LONGEST = 128, 65535
 """Products of one grouped kernel, and columns of each of its matrices, at most."""
 
 
-def fuse(program: Program, without=()) -> Program:
-    """The program after every rewrite whose name is not in ``without``."""
-    for rewrite in (split_projections, add_layer_norm, grouped_projections):
-        if rewrite.__name__ not in without:
-            instructions = rewrite(program)
-            program = keep(program, program.name, program.inputs, instructions, program.outputs)
-    return program
-
-
 def split_projections(program: Program) -> list[Instruction]:
     """A linear layer of which only slices are used: a linear layer for each, with those rows of its weight. A slice
     copies, and the copies of GEGLU are the largest tensors of a UNet."""
-    users = _users(program)
+    users = users_of(program)
     replaced: dict[int, list[Instruction]] = {}
     for made in program.instructions:
-        if made.callee != LINEAR or not all(_of_module(program, w) for w in made.args[1:] if w is not None):
+        if made.callee != LINEAR or not of_module(program, made):
             continue
         (whole,) = made.outputs
         slices = users[whole]
@@ -80,7 +71,7 @@ def grouped_projections(program: Program) -> list[Instruction]:
         for part in (members[i : i + MOST] for i in range(0, len(members), MOST)):
             if len(part) < 2:
                 continue
-            weights = tuple(_transposed(program, i.args[1]) for i in part)
+            weights = tuple(transposed(program, i.args[1]) for i in part)
             biases = None if plain else tuple(i.args[2] for i in part)
             outputs = tuple(v for i in part for v in i.outputs)
             origin = "; ".join(i.origin for i in part)
@@ -97,14 +88,14 @@ def _groupable(program: Program, made: Instruction) -> bool:
     return weight in program.weights and weight not in program.constants and max(weight.shape) <= LONGEST
 
 
-def _transposed(program: Program, weight: Value) -> Value:
+def transposed(program: Program, weight: Value) -> Value:
     value = Value(weight.name, weight.shape[::-1], weight.dtype)
     program.weights[value] = program.weights[weight]
     program.prepared[value] = Transposed(program.prepared.get(weight))
     return value
 
 
-def _users(program: Program) -> dict[Value, list[Instruction]]:
+def users_of(program: Program) -> dict[Value, list[Instruction]]:
     users = defaultdict(list)
     for instruction in program.instructions:
         for v in values_in(instruction.args):
@@ -112,8 +103,10 @@ def _users(program: Program) -> dict[Value, list[Instruction]]:
     return users
 
 
-def _of_module(program: Program, w: Value) -> bool:
-    return w in program.weights and w not in program.constants and w not in program.prepared
+def of_module(program: Program, linear: Instruction) -> bool:
+    """Are its weight and bias the module's, as they are there?"""
+    weights = [w for w in linear.args[1:] if w is not None]
+    return all(w in program.weights and w not in program.constants and w not in program.prepared for w in weights)
 
 
 def _slices_columns(i: Instruction, whole: Value) -> bool:

@@ -37,7 +37,7 @@ class Npu:
 
     FlashAttentionScore is documented for the training products of the A2 and A3 series, PromptFlashAttention for those
     of A2 that are for inference as well (910B4 is what they carry) and for the 310P. GroupedMatmul takes weights as
-    they are on A2 and A3 alone, AddLayerNorm is not there on the 910.
+    they are on A2 and A3 alone, and there alone FFN knows GEGLU; AddLayerNorm is not there on the 910.
     """
 
     flops: float
@@ -57,9 +57,9 @@ NPUS = {
     "910B4": Npu(280e12, 0.8e12, "reported for the Atlas 800I A2 with 32 GB; not confirmed by a document of Huawei's",
                  "PromptFlashAttention"),
     "910": Npu(256e12, 1.2e12, "Huawei's announcement of August 2019; memory as reported for its HBM2",
-               None, frozenset({"grouped_projections", "add_layer_norm"})),
+               None, frozenset({"grouped_projections", "add_layer_norm", "feed_forward"})),
     "310P": Npu(70e12, 0.204e12, "a half of the Atlas 300I Duo (280 TOPS in int8, 408 GB/s), float16 at half of int8",
-                "PromptFlashAttention", frozenset({"grouped_projections"})),
+                "PromptFlashAttention", frozenset({"grouped_projections", "feed_forward"})),
 }  # fmt: skip
 
 

@@ -16,7 +16,8 @@ BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bflo
 @dataclass(frozen=True)
 class Work:
     """Of one kernel. matrix: operations of matrix products and convolutions; vector: elements the vector units write;
-    moved: bytes, every operand read and every result written once. dtype: what is computed in."""
+    moved: bytes, every operand read and every result written once, and what goes through a workspace. dtype: what is
+    computed in."""
 
     callee: str
     matrix: float
@@ -36,7 +37,8 @@ def _work(i: Instruction) -> Work:
         operands = results  # of the table, what is picked
     matrix = MATRIX.get(i.callee, lambda i: 0.0)(i)
     vector = 0.0 if matrix else float(sum(v.size for v in results))
-    return Work(i.callee, matrix, vector, float(sum(map(_bytes, operands + results))), results[0].dtype)
+    moved = sum(map(_bytes, operands + results)) + WORKSPACE.get(i.callee, lambda i: 0)(i)
+    return Work(i.callee, matrix, vector, float(moved), results[0].dtype)
 
 
 def _bytes(v: Value) -> int:
@@ -49,6 +51,11 @@ def _linear(i: Instruction) -> float:
 
 def _grouped(i: Instruction) -> float:
     return sum(2.0 * y.size * w.shape[0] for y, w in zip(i.outputs, i.args[1], strict=True))
+
+
+def _ffn(i: Instruction) -> float:
+    x, first, second = i.args[:3]
+    return 2.0 * math.prod(x.shape[:-1]) * (first.size + second.size)
 
 
 def _product(i: Instruction) -> float:
@@ -72,9 +79,17 @@ def _attention(i: Instruction) -> float:
     return 4.0 * query.size * key.shape[1]
 
 
+def _between_products(i: Instruction) -> int:
+    """Both halves, and their product, each written and read (``ffn_glu.cpp`` of CANN's ops-transformer)."""
+    x, _, second = i.args[:3]
+    return 3 * 2 * math.prod(x.shape[:-1]) * second.shape[0] * BYTES[x.dtype]
+
+
+WORKSPACE = {"ops.auto_generate.ffn_ext": _between_products}
 MATRIX = {
     "mint.nn.functional.linear": _linear,
     "ops.auto_generate.grouped_matmul_v4": _grouped,
+    "ops.auto_generate.ffn_ext": _ffn,
     "MatMul": _product,
     "BatchMatMul": _product,
     "mint.addmm": _added_product,

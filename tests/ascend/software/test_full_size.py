@@ -9,12 +9,12 @@ from ascend.software.running import Running
 from ms_controlnet_backend.lowering.ascend.work import work
 
 BUDGET = {  # launches: in a step, once a run
-    "unet": (562, 1),
-    "controlnet": (268, 16),
+    "unet": (514, 1),
+    "controlnet": (247, 16),
     "vae.encoder": (89, 0),
     "vae.decoder": (117, 0),
     "text_encoder": (137, 0),
-    "xl unet": (1178, 16),
+    "xl unet": (968, 16),
 }
 
 

@@ -29,7 +29,7 @@ def sdxl():
 
 
 PIPELINES = {  # a step's launches, and the most MiB that are no weights: kept between calls, in use at once
-    "sd15": (sd15, 512, 830, (60, 330)),
+    "sd15": (sd15, 512, 761, (60, 330)),
     "sdxl": (sdxl, 1024, 1761, (330, 2600)),  # its VAE decodes in float32
 }
 
