@@ -111,14 +111,20 @@ def _target(options):
     return target(mindspore_runtime.canonical_device(options.target), options.without, options.npu)
 
 
+def _missing(options) -> bool:
+    """Is a folder that the options name not there? Says which."""
+    missing = [f for f in (options.model, options.controlnet) if f and not Path(f).is_dir()]
+    for folder in missing:
+        print(f"ms-controlnet: no folder {folder}", file=sys.stderr)
+    return bool(missing)
+
+
 def _load(options, target):
     """The pipeline that the options name, or None after saying what is not there."""
     from .compat import diffusers_pipelines
 
-    for folder in filter(None, (options.model, options.controlnet)):
-        if not Path(folder).is_dir():
-            print(f"ms-controlnet: no folder {folder}", file=sys.stderr)
-            return None
+    if _missing(options):
+        return None
     dtype = options.dtype or {"Ascend": "float16"}.get(target.device, "float32")
     return diffusers_pipelines.load(options.model, options.controlnet, dtype)
 
@@ -190,55 +196,11 @@ def _export(options) -> int:
 
 
 def _verify(options) -> int:
-    import json
+    from .verify import command
 
-    from tqdm import tqdm
-
-    from .compat import mindspore_runtime
-    from .demo import model
-    from .verify.supervisor import Clock, supervise
-    from .verify.worker import Request
-
-    for folder in filter(None, (options.model, options.controlnet)):
-        if not Path(folder).is_dir():
-            print(f"ms-controlnet: no folder {folder}", file=sys.stderr)
-            return 2
-    device = mindspore_runtime.canonical_device(options.device)
-    on_npu = str(device).startswith("Ascend") or (device is None and mindspore_runtime.available("Ascend"))
-    dtypes = (options.dtypes or ("float16,float32" if on_npu else "float32")).split(",")
-    if not options.model:
-        options.model, options.controlnet = str(model.folder()), str(model.folder() / "controlnet")
-        options.size = options.size or 128
-    shared = dict(device=options.device, only=options.only.split(",") if options.only else [])
-    stages = {
-        "operators": dict(dtypes=dtypes),
-        "components": dict(model=options.model, controlnet=options.controlnet, size=options.size or 512,
-                           dtype="float16" if on_npu else "float32"),
-    }  # fmt: skip
-    asked = options.stages.split(",")
-    if unknown := set(asked) - set(stages):
-        print(f"ms-controlnet: no stage {', '.join(unknown)}; known: {', '.join(stages)}", file=sys.stderr)
+    if _missing(options):
         return 2
-    requests = [Request(stage, **stages[stage], **shared) for stage in stages if stage in asked]
-    clock = Clock(None if options.budget is None else 60 * options.budget, options.patience)
-
-    def save(report) -> None:
-        text = "\n".join(report.lines()) + "\n"
-        for suffix, content in ((".json", json.dumps(report.to_dict(), indent=1)), (".txt", text)):
-            options.report.with_name(options.report.name + suffix).write_text(content)
-
-    with tqdm(leave=False, disable=None) as bar:
-
-        def progress(name, total):
-            if total is not None:
-                bar.reset(total)
-            else:
-                bar.set_postfix_str(name, refresh=False)
-                bar.update()
-
-        report = supervise(options.device, requests, clock, progress, save)
-    print("\n".join(report.lines()))
-    return 0 if report.ok else 1
+    return command.run(options)
 
 
 def _doctor(options) -> int:

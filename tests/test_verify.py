@@ -9,7 +9,8 @@ from ms_controlnet_backend.compat import diffusers_calls
 
 from ms_controlnet_backend import binding, cli, plugins
 from ms_controlnet_backend.hookspecs import Lowering
-from ms_controlnet_backend.verify import Finding, Report, verify
+from ms_controlnet_backend.verify import checks
+from ms_controlnet_backend.verify.report import Finding, Report
 
 SILU, GELU, CONV = (getattr(torch.ops.aten, n).default for n in ("silu", "gelu", "conv2d"))
 
@@ -25,6 +26,12 @@ def engine(clean, tmp_path):
     return binding.build("mindspore", device="cpu", cache_dir=str(tmp_path / "sources"))
 
 
+def verified(engine, dtype=torch.float32):
+    """The report of all operators."""
+    tried = checks.cases(engine.target.device, [dtype])
+    return Report("this", operators=list(checks.operators(engine, tried)))
+
+
 def replaced(monkeypatch, op, function):
     table = plugins.registry().lowerings
     monkeypatch.setitem(table, (op, None), Lowering(op, function, table[op, None].samples))
@@ -32,7 +39,7 @@ def replaced(monkeypatch, op, function):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_right(few, engine, dtype):
-    report = verify(engine, dtypes=[dtype])
+    report = verified(engine, dtype)
     assert report.ok and len(report.operators) == 11 and all(f.error <= f.limit for f in report.operators)
     assert max(f.error for f in report.operators) > 0 and report.lines()[-1] == "VERIFIED"
 
@@ -43,7 +50,7 @@ def test_wrong(few, engine, monkeypatch):
 
     replaced(monkeypatch, SILU, lambda b, x: b.mul(x, b.unary("Sigmoid", b.mul(x, 1.02))))
     replaced(monkeypatch, GELU, failing)
-    report = verify(engine)
+    report = verified(engine)
     wrong = {f.name: f for f in report.operators if not f.ok}
     assert set(wrong) == {"aten.silu.default-0", "aten.gelu.default-0", "aten.gelu.default-1"}
     assert wrong["aten.silu.default-0"].error > 1e-3 and not wrong["aten.silu.default-0"].problem
@@ -53,30 +60,29 @@ def test_wrong(few, engine, monkeypatch):
     assert "operators: 8 of 11" in text and "aten.conv2d" not in text
 
 
-def test_components(few, engine, monkeypatch):
+def test_components(engine, monkeypatch):
     class Printing(torch.nn.Module):
         def forward(self, x):
             return x if x.sum().item() > 0 else -x
 
     pipe = models.pipeline()
     pipe.vae.decoder.conv_act = Printing()
-    monkeypatch.setattr(plugins.Registry, "overloads", lambda self, target: [])
     replaced(monkeypatch, SILU, lambda b, x: b.mul(x, b.unary("Sigmoid", b.mul(x, 1.02))))
-    report = verify(engine, pipe, diffusers_calls.example(pipe, 64) | {"num_inference_steps": 2})
-    found = {f.name: f for f in report.components}
+    call = diffusers_calls.example(pipe, 64) | {"num_inference_steps": 2}
+    found = {f.name: f for f in checks.components(engine, pipe, call)}
     assert {n for n, f in found.items() if f.ok} == {"text_encoder"}
     problem = found["vae.decoder"].problem
     assert problem.startswith("in ") and "parts: torch.export failed" in problem
     assert found["unet"].error > found["unet"].limit and found["unet"].seconds > 0
 
 
-def test_a_call_that_fails(few, engine):
+def test_a_call_that_fails(engine):
     pipe = models.pipeline()
-    report = verify(engine, pipe, {"prompt": "a house"})  # no picture
-    assert not report.ok and report.components[-1].name == "the pipeline's call" and report.components[-1].problem
+    failed = list(checks.components(engine, pipe, {"prompt": "a house"}))[-1]  # no picture
+    assert not failed.ok and failed.name == "the pipeline's call" and failed.problem
 
 
-def verified(tmp_path, *options):
+def command(tmp_path, *options):
     """(exit code, the report) of the command."""
     stem = tmp_path / "report"
     code = cli.main(["verify", "--device", "cpu", "--report", str(stem), *options])
@@ -84,7 +90,7 @@ def verified(tmp_path, *options):
 
 
 def test_command(clean, tmp_path, capfd):
-    code, saved = verified(tmp_path, "--only", "silu,gelu.default,text_encoder,unet")
+    code, saved = command(tmp_path, "--only", "silu,gelu.default,text_encoder,unet")
     out = capfd.readouterr().out
     assert code == 0 and saved["format"] == 2 and saved["ok"] and not saved["advice"] and saved["versions"]["torch"]
     assert saved["device"] == "MindSpore on CPU" and [f["name"] for f in saved["opened"]] == ["the device"]

@@ -1,12 +1,7 @@
 """``ms-controlnet verify``: what this machine's device computes, against torch, as a report to send back from a machine
 that nobody else has.
 
-``checks`` are made in this process, ``worker`` makes them in a process of its own and says what it is at,
-``supervisor`` starts workers, one after another where one dies or hangs, and ``advice`` makes of what was found what to
-do.
+``command`` reads the options and writes the files. ``checks`` are made in this process, ``worker`` makes them in a
+process of its own and says what it is at, ``supervisor`` starts workers, one after another where one dies or hangs, and
+``advice`` makes of what was found what to do.
 """
-
-from .checks import verify
-from .report import Finding, Report
-
-__all__ = ["Finding", "Report", "verify"]

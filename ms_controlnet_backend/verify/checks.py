@@ -1,15 +1,15 @@
-"""Every lowering and every component against torch, in this process."""
+"""Operators and components against torch, in this process."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
-from .. import binding, doctor
+from .. import binding
 from ..ab.metrics import distance, dtype_name
 from ..ab.recording import Recorder, Run
 from ..ab.shadow import Shadow
@@ -19,20 +19,7 @@ from ..lowering.trial import in_float32, trial
 from ..plugins import registry
 from ..runtime.component import MindSporeEngine
 from ..runtime.stats import Stats
-from .report import Finding, Report
-
-
-def verify(engine: MindSporeEngine, pipe=None, call: dict | None = None, dtypes=(torch.float32,),
-           progress: Callable = iter) -> Report:  # fmt: skip
-    """What the engine computes against torch: the samples of every lowering in each dtype, and, of the pipeline if
-    there is one, every component in a call with these arguments. progress: wraps the list of operators."""
-    machine, problems = doctor.report(engine.options.device)
-    report = Report(engine.describe(), machine, problems)
-    alone = without_passes(engine)
-    report.operators = [operator(alone, case) for case in progress(cases(engine.target.device, dtypes))]
-    if pipe is not None:
-        report.components = list(components(engine, pipe, call or {}))
-    return report
+from .report import Finding
 
 
 class Case(NamedTuple):
@@ -52,20 +39,29 @@ class Case(NamedTuple):
         return f"{self.name} {dtype_name(self.dtype)}"
 
 
-def cases(device: str, dtypes) -> list[Case]:
-    """All there are, in one order."""
+def cases(device: str, dtypes: Iterable[torch.dtype]) -> list[Case]:
+    """All there are for a device, in one order."""
     return [Case(op, i, s, d) for op in registry().overloads(device)
             for i, s in enumerate(registry().samples(op, device)) for d in dtypes]  # fmt: skip
 
 
-def without_passes(engine: MindSporeEngine) -> MindSporeEngine:
+def operators(engine: MindSporeEngine, tried: list[Case], say: Callable[[Case], None] = lambda case: None
+              ) -> Iterator[Finding]:  # fmt: skip
+    """Each of these. say: called before it is tried."""
+    alone = _without_passes(engine)
+    for case in tried:
+        say(case)
+        yield _operator(alone, case)
+
+
+def _without_passes(engine: MindSporeEngine) -> MindSporeEngine:
     """The same device; graph passes would fold a single operator away."""
     names = frozenset(p.name for p in registry().passes(engine.target.device))
     options = Options(device=engine.options.device, strict=True, cache_dir=engine.options.cache_dir)
     return MindSporeEngine(replace(engine.target, without=engine.target.without | names), options)
 
 
-def operator(engine: MindSporeEngine, case: Case) -> Finding:
+def _operator(engine: MindSporeEngine, case: Case) -> Finding:
     op, _, sample, dtype = case
     finding = Finding(case.name, dtype_name(dtype), ok=False)
     started = time.perf_counter()

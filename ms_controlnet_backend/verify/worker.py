@@ -48,13 +48,12 @@ def _opened(request: Request, say) -> str:
     import torch
 
     from .. import binding, plugins
-    from .checks import Case, operator, without_passes
+    from .checks import Case, operators
 
     engine = binding.build("mindspore", device=request.device)
     op = torch.ops.aten.add.Tensor
     sample = plugins.registry().samples(op, engine.target.device)[0]
-    say("at", "the device")
-    found = operator(without_passes(engine), Case(op, 0, sample, torch.float32))
+    [found] = operators(engine, [Case(op, 0, sample, torch.float32)], lambda case: say("at", "the device"))
     found.name = "the device"
     say("found", asdict(found))
     return engine.describe()
@@ -64,16 +63,14 @@ def _operators(request: Request, say) -> str:
     import torch
 
     from .. import binding
-    from .checks import cases, operator, without_passes
+    from .checks import cases, operators
 
     engine = binding.build("mindspore", device=request.device)
     dtypes = [getattr(torch, name) for name in request.dtypes]
     wanted = [c for c in cases(engine.target.device, dtypes) if request.wants(c.name, c.label)]
     say("total", len(wanted))
-    alone = without_passes(engine)
-    for case in wanted:
-        say("at", case.label)
-        say("found", asdict(operator(alone, case)))
+    for found in operators(engine, wanted, lambda case: say("at", case.label)):
+        say("found", asdict(found))
     return engine.describe()
 
 

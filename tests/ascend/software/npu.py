@@ -8,6 +8,20 @@ import json
 import types
 
 
+class Report(types.SimpleNamespace):
+    """Counts since the last reset."""
+
+    def crossed(self, before: Report) -> dict[str, int]:
+        """Copies and waits since an earlier report."""
+        counted = ("up", "down", "within", "stream_waits", "device_waits", "event_waits")
+        return {name: getattr(self, name) - getattr(before, name) for name in counted}
+
+    def launched(self, before: Report) -> dict[str, int]:
+        """Launches since an earlier report, by operator."""
+        more = {op: n - before.launches.get(op, 0) for op, n in self.launches.items()}
+        return {op: n for op, n in more.items() if n}
+
+
 class SoftwareNPU:
     """Settings (``set``): defer, workspace (bytes every operator asks for), skip (all but the arithmetic), hf32,
     exact_float32 (refuse HF32), any_head_size, fail_allocation (the first that fails), hang, crash, error and wrong
@@ -23,11 +37,11 @@ class SoftwareNPU:
         self.elsewhere = False
         """Whether what the test is about happens in other processes."""
 
-    def report(self) -> types.SimpleNamespace:
+    def report(self) -> Report:
         """Since the last reset. launches, legacy, untaught: number by name. devices: launches by the device's number.
         errors: texts. up, down, within (copies), up_bytes …; stream_waits, device_waits, event_waits; used, peak,
         workspace: bytes."""
-        return types.SimpleNamespace(**json.loads(self._library.software_npu_report()))
+        return Report(**json.loads(self._library.software_npu_report()))
 
     def reset(self) -> None:
         self._library.software_npu_reset()

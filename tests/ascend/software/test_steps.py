@@ -9,8 +9,6 @@ import torch
 
 import ms_controlnet_backend
 
-COUNTED = ("up", "down", "within", "stream_waits", "device_waits", "event_waits")
-
 
 def steps(npu, pipe, kwargs) -> list[dict[str, int]]:
     """What each step but the first and the last cost."""
@@ -21,7 +19,7 @@ def steps(npu, pipe, kwargs) -> list[dict[str, int]]:
         return {}
 
     pipe(**kwargs, callback_on_step_end=tick)
-    return [{k: getattr(b, k) - getattr(a, k) for k in COUNTED} for a, b in zip(reports[:-1], reports[1:])]
+    return [after.crossed(before) for before, after in zip(reports[:-1], reports[1:])]
 
 
 @pytest.mark.parametrize("nets", [1, 2])

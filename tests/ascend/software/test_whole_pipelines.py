@@ -13,7 +13,6 @@ import test_full_size as full
 from ascend import cases
 
 MIB = 1 << 20
-COUNTED = ("up", "down", "within", "stream_waits", "device_waits", "event_waits")
 
 
 def sd15():
@@ -53,8 +52,7 @@ def test_a_whole_pipeline(clean, npu, name):
             pipe("a", negative_prompt="b", image=models.picture(1, size), height=size, width=size, output_type="np",
                  num_inference_steps=4, callback_on_step_end=tick)  # fmt: skip
     before, after = reports[-2:]
-    step = {op: n - before.launches.get(op, 0) for op, n in after.launches.items() if n != before.launches.get(op, 0)}
-    crossed = {key: getattr(after, key) - getattr(before, key) for key in COUNTED}
+    step, crossed = after.launched(before), after.crossed(before)
 
     decoder = pipe.vae.decoder, pipe.vae.post_quant_conv
     parts = [pipe.unet, pipe.controlnet, pipe.text_encoder, getattr(pipe, "text_encoder_2", None), *decoder]
