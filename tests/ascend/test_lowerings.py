@@ -29,8 +29,8 @@ def test_nothing_is_arranged_for_the_cpu():
 
 
 def test_what_mindspore_has_no_name_for_yet():
-    """CANN fuses GroupNorm with SiLU, and GEGLU; MindSpore has no name for either. When this fails there is something
-    to gain: lowering/ascend/__init__.py says what."""
+    """CANN fuses GroupNorm with SiLU, and GEGLU alone; MindSpore names neither. When this fails there is something to
+    gain: lowering/ascend/__init__.py says what."""
     import re
 
     from mindspore import mint, ops

@@ -22,12 +22,12 @@ Queries, keys and values are one kernel, GroupedMatmul, which reads their input 
 own: 24.9 MB at 64 x 64 positions, where the three products take 35. One product with the weights one below the other
 would have to be cut apart again, as the attention does not read them side by side: 62.6 MB. In the whole step, by the
 prediction for a 910B, feed-forward layers in four kernels: 25.2 ms apart, 24.8 ms grouped, 27.1 ms (595 kernels,
-7.70 GB) as one product and a Split each. How fast the grouped kernel is in
-truth cannot be measured here; ``MS_CONTROLNET_WITHOUT=grouped_projections`` leaves it out.
+7.70 GB) as one product and a Split each. How fast the grouped kernel is in truth cannot be measured here;
+``MS_CONTROLNET_WITHOUT=grouped_projections`` leaves it out.
 
-A feed-forward layer with GEGLU is one kernel, FFN, in place of four. What the four write and read, 8 numbers for each of
-the layer's inner ones, becomes 6 that go through its workspace. CANN's document of it says that it may be slower than
-the small kernels and should be tried; ``MS_CONTROLNET_WITHOUT=feed_forward`` leaves it out.
+A feed-forward layer with GEGLU is one kernel, FFN, in place of four. What the four write and read, 8 numbers for each
+of the layer's inner ones, becomes 6 that go through its workspace. CANN's document of it says that it may be slower
+than the small kernels and should be tried; ``MS_CONTROLNET_WITHOUT=feed_forward`` leaves it out.
 
 GroupNorm with SiLU is a fused operator of CANN's that MindSpore has no primitive for (its GroupNormSilu belongs to the
 deprecated GE backend; a test says so when that changes).

@@ -9,8 +9,6 @@ from . import fuse
 
 FFN = "ops.auto_generate.ffn_ext"
 GELU = "mint.nn.functional.gelu"
-LONGEST = 65535
-"""Columns of each matrix, at most."""
 
 
 def feed_forward(program: Program) -> list[Instruction]:
@@ -64,7 +62,7 @@ def _gated(program: Program, second: Instruction, producer: Callable, users) -> 
             continue
         between = [*halves, gelu, product]
         alone = all(len(users[v]) == 1 and v not in program.outputs for i in between for v in i.outputs)
-        fits = second.outputs[0].shape == x.shape and max(x.shape[-1], inner) <= LONGEST
+        fits = second.outputs[0].shape == x.shape and max(x.shape[-1], inner) <= fuse.LONGEST
         if alone and fits and len(users[whole]) == 2 and whole not in program.outputs:
             return first, between
     return None

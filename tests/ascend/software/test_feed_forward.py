@@ -1,4 +1,4 @@
-"""GEGLU's feed-forward layer in one kernel: which, as exact as torch's float16, and weights that follow the module's."""
+"""GEGLU's feed-forward layer in one kernel: which, as exact as torch's float16; its weights follow the module's."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import pytest
 import torch
 from ascend.software.running import Running, run
 from ascend.software.test_projections import TARGET, lowered
+from torch import nn
+
 from ms_controlnet_backend.lowering.ascend.feed_forward import FFN
 from ms_controlnet_backend.lowering.ascend.work import work
-from torch import nn
 
 
 class GatedFeedForward(nn.Module):
@@ -110,9 +111,9 @@ def test_a_weight_changes(name):
 
 
 def test_no_more_columns_than_the_kernel_takes(monkeypatch):
-    from ms_controlnet_backend.lowering.ascend import feed_forward
+    from ms_controlnet_backend.lowering.ascend import fuse
 
-    monkeypatch.setattr(feed_forward, "LONGEST", 31)
+    monkeypatch.setattr(fuse, "LONGEST", 31)
     module, x = GatedFeedForward(), inputs()
     program = lowered(module, x)
     assert FFN not in [i.callee for i in program.instructions]
