@@ -78,8 +78,8 @@ def test_components(engine, monkeypatch):
 
 def test_a_call_that_fails(engine):
     pipe = models.pipeline()
-    failed = list(checks.components(engine, pipe, {"prompt": "a house"}))[-1]  # no picture
-    assert not failed.ok and failed.name == "the pipeline's call" and failed.problem
+    report = Report("this", components=list(checks.components(engine, pipe, {"prompt": "a house"})))  # no picture
+    assert not report.ok and report.components[-1].name == "the pipeline's call" and report.components[-1].problem
 
 
 def command(tmp_path, *options):
