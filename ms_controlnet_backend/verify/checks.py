@@ -48,13 +48,13 @@ def cases(device: str, dtypes: Iterable[torch.dtype]) -> list[Case]:
 def operators(engine: MindSporeEngine, tried: list[Case], say: Callable[[Case], None] = lambda case: None
               ) -> Iterator[Finding]:  # fmt: skip
     """Each of these. say: called before it is tried."""
-    alone = _without_passes(engine)
+    alone = without_passes(engine)
     for case in tried:
         say(case)
         yield _operator(alone, case)
 
 
-def _without_passes(engine: MindSporeEngine) -> MindSporeEngine:
+def without_passes(engine: MindSporeEngine) -> MindSporeEngine:
     """The same device; graph passes would fold a single operator away."""
     names = frozenset(p.name for p in registry().passes(engine.target.device))
     options = Options(device=engine.options.device, strict=True, cache_dir=engine.options.cache_dir)
