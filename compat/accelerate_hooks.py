@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import types
 
+PLACED = frozenset({"_hf_hook", "_old_forward"})
+"""Attributes that its hooks put on a module. diffusers' offloading puts new ones there in every call of a pipeline;
+what they do happens around the module's own forward."""
+
 
 def redirect(module, original, replacement):
     """Make accelerate's wrapper on ``module`` call ``replacement`` where it kept ``original``.

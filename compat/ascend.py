@@ -12,7 +12,8 @@ from .ascend_software import Software
 
 VARIABLES = ("ASCEND_DEVICE_ID", "DEVICE_ID", "LOCAL_RANK", "RANK_ID")
 """What names the device where the script does not, the first that is set: the user's own choice, then the rank that
-accelerate and torchrun (LOCAL_RANK) or msrun (RANK_ID, over all machines) gave the process."""
+accelerate and torchrun (LOCAL_RANK) or msrun (RANK_ID, over all machines) gave the process. Else it is the one that
+torch_npu computes on."""
 MEMORY = "MS_CONTROLNET_MEMORY"
 """The most device memory that MindSpore may take, as it writes it: ``"30GB"``."""
 HF32 = "MS_CONTROLNET_HF32"

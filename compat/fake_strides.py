@@ -3,12 +3,15 @@ whose strides are arbitrary, until a later operator takes them for a memory form
 
 ``view``: computed in Python, which keeps the stride of such an axis where C++ derives it from the next axis; the kernel
 for meta tensors is the C++ one. Elementwise operators: strides are computed by a simplification of ``TensorIterator``;
-its rules are written out here.
+its rules are written out here. torch_npu's kernels return contiguous tensors whatever came in, and it refuses a
+request for another memory format, which torch's decompositions make where their input looks so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
 import threading
 
 import torch
@@ -22,6 +25,8 @@ _aten = torch.ops.aten
 _VIEWS = (_aten.view.default, _aten._unsafe_view.default)
 _OTHERS = {"aten::masked_fill", "aten::copy", "aten::fill"}
 """Tagged as elementwise, but a copy of the first argument is written to."""
+_SUGGEST = torch._prims_common.suggest_memory_format
+_SUGGESTING = ("torch._prims_common", "torch._meta_registrations", "torch._decomp.decompositions")
 
 
 @contextlib.contextmanager
@@ -40,26 +45,41 @@ def _patched():
         out = upstream(self, func, types, args, kwargs)
         if not _is_elementwise(func, out):
             return out
-        strides = _elementwise(tuple(out.shape), _operands(func, args, kwargs or {}))
+        if out.device.type == "npu":
+            strides = torch.empty(out.shape, device="meta").stride()
+        else:
+            strides = _elementwise(tuple(out.shape), _operands(func, args, kwargs or {}))
         if strides == out.stride():
             return out
         with self:
             return torch.empty_strided(out.shape, strides, dtype=out.dtype, device=out.device)
 
+    suggesting = [m for m in map(sys.modules.get, _SUGGESTING) if getattr(m, "suggest_memory_format", None) is _SUGGEST]
+    for module in suggesting:
+        module.suggest_memory_format = _suggested
     FakeTensorMode.dispatch = dispatch
     FakeTensorMode.cache_clear()
     try:
         yield
     finally:
         FakeTensorMode.dispatch = upstream
+        for module in suggesting:
+            module.suggest_memory_format = _SUGGEST
         table.update(in_python)
         FakeTensorMode.cache_clear()
+
+
+@functools.wraps(_SUGGEST)
+def _suggested(x):
+    return torch.contiguous_format if x.device.type == "npu" else _SUGGEST(x)
 
 
 def _is_elementwise(func, out) -> bool:
     if torch.Tag.pointwise not in getattr(func, "tags", ()) or func._schema.is_mutable:
         return False
-    if not isinstance(out, torch.Tensor) or 1 not in out.shape or 0 in out.shape or func._schema.name in _OTHERS:
+    if not isinstance(out, torch.Tensor) or 0 in out.shape or func._schema.name in _OTHERS:
+        return False
+    if 1 not in out.shape and out.device.type != "npu":  # torch says it right
         return False
     return not any(a.name == "memory_format" for a in func._schema.arguments)
 

@@ -11,6 +11,7 @@ import functools
 import torch
 from torch.utils import _pytree as pytree
 
+from . import npu_memory
 from .replacements import Replaced, Replacement
 
 
@@ -52,7 +53,7 @@ _replaced = Replaced()
 def open_up() -> None:
     """Replace what the table says, if that was not done."""
     if not list(_replaced):
-        _replaced.apply(TABLE)
+        _replaced.apply((*TABLE, *npu_memory.table()))
 
 
 def close() -> None:

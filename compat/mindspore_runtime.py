@@ -14,10 +14,11 @@ import functools
 import gc
 import logging
 import os
+import sys
 import threading
 
 from ..errors import DeviceUnavailable, UnknownDevice
-from . import ascend, floating_point, versions
+from . import ascend, floating_point, npu_memory, versions
 from .compile_cache import CompileCache
 
 LOCK = threading.RLock()
@@ -126,6 +127,7 @@ def _select_npu(number: int | None) -> None:
     ms, there = mindspore(), npus()
     try:
         number = ascend.device_number(os.environ, there) if number is None else number
+        number = npu_memory.current() if number is None else number
     except ValueError as error:
         raise UnknownDevice(str(error)) from error
     if there is not None and number is not None and number >= there:
@@ -167,11 +169,14 @@ def _fit_threads() -> None:
         logger.info("runtime_num_threads=%s was not accepted: %s", threads, error)
 
 
-def parameter(host, name: str, device: str = "CPU"):
+def parameter(t, name: str, device: str = "CPU"):
     """A Parameter over the memory of a contiguous torch tensor: what the owner writes in place, the graph sees.
-    device: another than the CPU gets a copy at once, and the host's memory is not needed any more."""
+    device: another than the CPU gets a copy at once of a tensor of the host's, whose memory is not needed any more."""
     ms = mindspore()
-    value = tensor(host) if device == "CPU" else tensor(host).move_to(device)
+    if t.device.type != "cpu":
+        value = npu_memory.in_place(t)
+    else:
+        value = tensor(t) if device == "CPU" else tensor(t).move_to(device)
     p = ms.Parameter(ms.Tensor(0.0, value.dtype), name=name, requires_grad=False)  # of the value it would copy it all
     p.assign_value(value)
     return p
@@ -188,7 +193,27 @@ def tensor(host):
 def upload(value, device: str):
     """The same tensor in the device's memory, without waiting for it to be there: until somebody waits, the host's
     memory must stay as it is."""
-    return value if device == "CPU" else value.move_to(device, blocking=False)
+    if device == "CPU":
+        return value
+    with npu_memory.in_order():
+        return value.move_to(device, blocking=False)
+
+
+def lay(p, t) -> None:
+    """The Parameter lies on the memory of a contiguous tensor of the NPU's from now on; graphs follow."""
+    p.assign_value(npu_memory.in_place(t))
+
+
+def wait() -> None:
+    """Until the device has done everything."""
+    mindspore().runtime.synchronize()
+
+
+def empty_cache() -> None:
+    """What the NPU's memory pool does not use goes back, once nothing runs that uses it."""
+    if "mindspore" in sys.modules and mindspore().get_context("device_target") != "CPU":
+        wait()
+        mindspore().runtime.empty_cache()
 
 
 def as_argument(p):
@@ -236,6 +261,10 @@ class Graph:
 
     def __call__(self, *tensors):
         """MindSpore tensors in, a tuple of MindSpore tensors out; LOCK must be held."""
+        with npu_memory.in_order():
+            return self._called(tensors)
+
+    def _called(self, tensors):
         if self._run is not None:
             return self._run(tensors, self._phase)
         gc.freeze()  # compiling collects garbage, which takes a second where much of torch is loaded

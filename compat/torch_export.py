@@ -12,7 +12,7 @@ import torch
 from torch.export.graph_signature import InputKind, OutputKind
 
 from ..errors import Refused
-from . import fake_strides, module_slices
+from . import autocast, fake_strides, module_slices
 
 _lock = threading.Lock()
 TABLES = ("_parameters", "_buffers", "_modules")
@@ -30,17 +30,11 @@ def busy() -> bool:
     return _lock.locked()
 
 
-def autocast() -> tuple | None:
-    """What torch casts by itself, which is traced: another graph."""
-    if not torch.is_autocast_enabled("cpu"):
-        return None
-    return "autocast", torch.get_autocast_dtype("cpu"), torch.is_autocast_cache_enabled()
-
-
 def example(t: torch.Tensor) -> torch.Tensor:
-    """A tensor of this shape, dtype and strides that export may wrap: no inference tensor, no subclass, no autograd."""
+    """A tensor of this shape, dtype, strides and device that export may wrap: no inference tensor, no subclass, no
+    autograd."""
     with torch.inference_mode(False):
-        return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype)
+        return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device)
 
 
 def export(module: torch.nn.Module, examples: tuple):
@@ -59,11 +53,18 @@ def export(module: torch.nn.Module, examples: tuple):
                 raise Refused("forward sets torch's random seed")
             if generators(exported):
                 _check(generators(exported), lambda: torch.export.export(module, examples, strict=False))
+        if autocast.active(_devices(exported)):
+            autocast.write_out(exported.graph_module)
         if any(_mutates(n) for n in exported.graph.nodes):
             if not _read(exported.graph).issuperset(draws):  # decomposing drops them
                 raise Refused("forward draws random numbers that nothing uses")
             exported = exported.run_decompositions({})
     return exported
+
+
+def _devices(exported) -> set[str]:
+    values = (n.meta.get("val") for n in exported.graph.nodes)
+    return {v.device.type for v in values if isinstance(v, torch.Tensor)}
 
 
 class Failed(Exception):  # noqa: N818 - its cause is the error

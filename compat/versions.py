@@ -53,9 +53,9 @@ def problem(name: str) -> str | None:
     known, version = RANGES[name], installed(name)
     if version is None:
         return f"{name} is not installed: pip install '{known.requirement(name)}'"
-    if known.beyond and _numbers(version) >= _numbers(known.beyond):
+    if known.beyond and numbers(version) >= numbers(known.beyond):
         return f"{name} {version} {known.way_out}"
-    if _numbers(version) < _numbers(known.needs):
+    if numbers(version) < numbers(known.needs):
         return f"{name} {version} is too old ({known.why}); the nearest that works is {name} {known.first}"
     return None
 
@@ -65,10 +65,10 @@ def untested(name: str) -> str | None:
     known, version = RANGES[name], installed(name)
     if version is None or problem(name):
         return None
-    digits = _numbers(known.tested)
-    if _numbers(version) < _numbers(known.first):
+    digits = numbers(known.tested)
+    if numbers(version) < numbers(known.first):
         than = "older"
-    elif _numbers(version)[: len(digits)] > digits:
+    elif numbers(version)[: len(digits)] > digits:
         than = "newer"
     else:
         return None
@@ -89,7 +89,8 @@ def _warn(said: str) -> None:
     logger.warning(said)
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
+    """``(2, 13, 0)`` of ``"2.13.0+cpu"``."""
     parts = []
     for part in version.split("+")[0].split("."):
         digits = "".join(c for c in part if c.isdigit())

@@ -6,7 +6,7 @@ import os
 import platform
 
 from . import plugins
-from .compat import ascend, cuda_redirection, mindspore_runtime, versions
+from .compat import ascend, cuda_redirection, mindspore_runtime, torch_npu_version, versions
 from .hookspecs import Options
 
 
@@ -33,6 +33,9 @@ def report(device: str | None = None) -> tuple[list[str], list[str]]:
     if versions.installed("torch"):
         where = "mean the CPU (no CUDA, no torch_npu here)" if cuda_redirection.wanted() else "are left to torch"
         lines.append(f"cuda, npu     calls of scripts {where}")
+    road, unfit = torch_npu_version.report()
+    lines.append(f"torch_npu     {road}")
+    problems += unfit
     software = ascend.installed()
     lacking, asked = ascend.here(software), mindspore_runtime.canonical_device(device) == "Ascend"
     lines.append(f"ascend        {'not usable here: ' + lacking[0] if lacking else 'nothing is missing'}")

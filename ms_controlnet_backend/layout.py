@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+CPU = torch.device("cpu")
+
 
 class Layout(NamedTuple):
     """Of a tensor that is returned. offset: from where its base begins, for a view."""
@@ -14,16 +16,17 @@ class Layout(NamedTuple):
     dtype: torch.dtype
     strides: tuple[int, ...]
     offset: int = 0
+    device: torch.device = CPU
 
     @classmethod
     def of(cls, t: torch.Tensor) -> Layout:
-        return cls(tuple(t.shape), t.dtype, t.stride(), t.storage_offset())
+        return cls(tuple(t.shape), t.dtype, t.stride(), t.storage_offset(), t.device)
 
     def empty(self) -> torch.Tensor:
         """A tensor like this, numbers undefined."""
         if not self.offset:
-            return torch.empty_strided(self.shape, self.strides, dtype=self.dtype)
-        whole = torch.empty(self.offset + extent(self.shape, self.strides), dtype=self.dtype)
+            return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=self.device)
+        whole = torch.empty(self.offset + extent(self.shape, self.strides), dtype=self.dtype, device=self.device)
         return whole.as_strided(self.shape, self.strides, self.offset)
 
 
@@ -45,11 +48,11 @@ def is_dense(shape, strides) -> bool:
 def laid_out(t: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
     """The tensor with these strides: itself, or a copy. Gaps between its elements are zero."""
     if t.stride() == strides or 0 in t.shape:
-        return t if t.stride() == strides else torch.empty_strided(t.shape, strides, dtype=t.dtype)
+        return t if t.stride() == strides else torch.empty_strided(t.shape, strides, dtype=t.dtype, device=t.device)
     if is_dense(t.shape, strides):
-        return torch.empty_strided(t.shape, strides, dtype=t.dtype).copy_(t)
-    memory = torch.zeros(extent(t.shape, strides), dtype=t.dtype)
+        return torch.empty_strided(t.shape, strides, dtype=t.dtype, device=t.device).copy_(t)
+    memory = torch.zeros(extent(t.shape, strides), dtype=t.dtype, device=t.device)
     once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in strides)  # what lies at one place is equal
-    places = torch.arange(memory.numel()).as_strided(t.shape, strides)[once]
+    places = torch.arange(memory.numel(), device=t.device).as_strided(t.shape, strides)[once]
     memory[places] = t[once]
     return memory.as_strided(t.shape, strides)

@@ -1,7 +1,7 @@
 """A call's arguments → the tensors in them, and a hashable key of everything else.
 
-Two calls with equal keys run the same compiled graph, so every argument takes part: a tensor by shape, dtype and
-strides (on which those of the results depend), anything else by value. An argument that can be neither is refused,
+Two calls with equal keys run the same compiled graph, so every argument takes part: a tensor by shape, dtype, device
+and strides (on which those of the results depend), anything else by value. An argument that can be neither is refused,
 never dropped.
 """
 
@@ -80,7 +80,7 @@ def without_strides(key):
     """Equal for the keys of two calls whose tensors differ in how they lie in memory alone."""
     if not isinstance(key, tuple):
         return key
-    return key[:3] if key[:1] == ("tensor",) else tuple(map(without_strides, key))
+    return key[:-1] if key[:1] == ("tensor",) else tuple(map(without_strides, key))
 
 
 def _as_scalar(value):
@@ -98,7 +98,7 @@ def _flatten(path: str, value, names: list, tensors: list):
     if isinstance(value, torch.Tensor):
         names.append(path)
         tensors.append(value)
-        return ("tensor", value.dtype, tuple(value.shape), value.stride()), _T
+        return ("tensor", value.dtype, tuple(value.shape), value.device, value.stride()), _T
     if isinstance(value, _PLAIN):
         return (type(value), repr(value) if isinstance(value, float) else value), value
     if type(value) in (list, tuple):

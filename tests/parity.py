@@ -23,7 +23,7 @@ def run(pipe, backend, make_kwargs, **options):
 
     def keep(pipeline, step, timestep, tensors):
         tensors = users(pipeline, step, timestep, tensors) if users else tensors
-        seen["latents"], seen["steps"] = tensors["latents"].clone(), step + 1
+        seen["latents"], seen["steps"] = tensors["latents"].clone().cpu(), step + 1
         return tensors
 
     kwargs["callback_on_step_end"] = keep

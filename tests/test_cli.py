@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import PIL.Image
 import pytest
+from ms_controlnet_backend.compat import torch_npu_version, versions
 
 from ms_controlnet_backend import cli
 
@@ -97,6 +98,20 @@ def test_doctor_finds_what_is_missing(capsys, pretend):
     assert cli.main(["doctor", "--device", "ascend"]) == 1
     out = capsys.readouterr().out
     assert "transformers is not installed: pip install" in out and "no Ascend device" in out
+
+
+@pytest.mark.parametrize("npu, mindspore, line, problem", [
+    (None, "2.10.0", "not there: a script's tensors are the host's", None),
+    ("2.13.0.post1", "2.10.0", "computes with the same memory", None),
+    ("2.13.0", "2.7.2", "MindSpore 2.7.2 shares no memory with it", None),
+    ("2.12.0", "2.10.0", "2.12.0: a script's", "torch_npu 2.12.0 is built for torch 2.12"),
+])  # fmt: skip
+def test_doctor_says_which_road(monkeypatch, npu, mindspore, line, problem):
+    there = {"torch_npu": npu, "mindspore": mindspore, "torch": "2.13.0+cpu"}
+    monkeypatch.setattr(versions, "installed", there.get)
+    said, problems = torch_npu_version.report()
+    assert line in said
+    assert [problem in p for p in problems] == ([] if problem is None else [True])
 
 
 def test_demo(tmp_path):

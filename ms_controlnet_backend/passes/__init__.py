@@ -14,11 +14,13 @@ def register_passes():
     from .drop_unread import drop_unread
     from .fold_constants import fold_constants
     from .fuse_attention import fuse_attention
+    from .in_aten import in_aten
     from .merge_duplicates import merge_duplicates
     from .split_complex import split_complex
     from .split_geglu import split_geglu
 
     return [
+        Pass("in_aten", in_aten, order=5),
         Pass("drop_no_ops", drop_no_ops, order=10),
         Pass("drop_unread", drop_unread, order=12),
         Pass("fuse_attention", fuse_attention, order=15),

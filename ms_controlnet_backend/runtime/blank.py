@@ -24,8 +24,11 @@ class Blank:
         self._captured = captured
 
     def zeros(self):
-        layouts = self._captured.layouts
-        return self._captured.rebuild([laid_out(torch.zeros(x.shape, dtype=x.dtype), x.strides) for x in layouts])
+        zeros = [torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in self._captured.layouts]
+        return self._captured.rebuild([laid_out(z, x.strides) for z, x in zip(zeros, self._captured.layouts)])
+
+    def follow(self, moved) -> None:
+        return None
 
     def __call__(self, tensors, count):
         return self.zeros()

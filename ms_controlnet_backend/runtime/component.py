@@ -15,7 +15,7 @@ import torch
 
 from .. import passes
 from ..capture import capture
-from ..compat import torch_export, watchers
+from ..compat import autocast, mindspore_runtime, watchers
 from ..compat.compile_cache import CompileCache
 from ..errors import DeviceFailed, NotLowered, NotNow, Refused, naming, refusal, without_frames
 from ..foreign import unsteady
@@ -238,8 +238,8 @@ class Component:
             raise watched.foreign(other)
         if self._wants_gradients(tensors):
             raise NotNow("gradients are enabled and wanted (run under torch.no_grad() for inference)")
-        if (autocast := torch_export.autocast()) is not None:
-            structure = replace(structure, key=(*structure.key, autocast))
+        if (casts := autocast.active({t.device.type for t in tensors} or {"cpu"})) is not None:
+            structure = replace(structure, key=(*structure.key, casts))
         graph = self._graph(structure.key)
         started = time.perf_counter()
         may_skip = graph is not None and self._is_zero and not graph.draws
@@ -290,7 +290,7 @@ class Component:
 
     def _graph(self, key):
         """The graph of this signature if there is one and it is true; raises the Refused of an earlier attempt."""
-        if self._snapshot is not None and not self._snapshot.same():
+        if self._snapshot is not None and not self._snapshot.same() and not self._follow():
             self._is_steady(self._snapshot.foreign_changes())
             logger.info("%s changed its structure: captured again", self.label)
             for graph in self._graphs.values():
@@ -310,6 +310,19 @@ class Component:
         if graph is not None:
             graph.watch.refresh()
         return graph
+
+    def _follow(self) -> bool:
+        """Did nothing change but where the module's tensors lie, and could all graphs follow them there? So it is with
+        offloading."""
+        moved = self._snapshot.moved()
+        found = [None] if moved is None else [graph.follow(moved) for graph in self._graphs.values()]
+        if any(steps is None for steps in found):
+            return False
+        with mindspore_runtime.LOCK:
+            for weight, now in {id(w): (w, now) for steps in found for w, now in steps}.values():
+                self._engine.store.follow(weight, now)
+        self._snapshot = self._snapshot.again(self._module())
+        return True
 
     def _is_steady(self, changes) -> None:
         """Raises Impure where what foreign code reads, or names mean, changes all the time."""

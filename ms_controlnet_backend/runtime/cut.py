@@ -99,9 +99,9 @@ class _Run:
         if v in self.host:
             return self.host[v].to(dtype)
         if v in self.cut.sources:
-            return self.cut.sources[v]().detach().to(dtype)
+            return self.cut.sources[v]().detach().to("cpu", dtype)
         if v in self.cut.places:
-            return plain(self.tensors[self.cut.places[v]]).detach().to(dtype)
+            return plain(self.tensors[self.cut.places[v]]).detach().to("cpu", dtype)
         return self.cut.transfers.to_host(self.device[v], dtype, self.count)
 
     def call(self, call: HostCall) -> None:
@@ -116,7 +116,7 @@ class _Run:
         if v in self.host:
             return self.host[v]
         if v in self.cut.sources:
-            return self.cut.sources[v]().detach().clone()
+            return self.cut.sources[v]().detach().to("cpu", copy=True)
         return self.on_device(v)
 
 

@@ -25,8 +25,9 @@ from ..lowering.segments import Stage, host_calls, segments
 from ..plugins import Registry
 from ..settings import OWNER
 from .cut import Cut, counted, sources
+from .identity import checksums
 from .prologue import Prologue
-from .resident import Held, ResidentTensor, device_value, plain
+from .resident import Held, ResidentTensor, device_value, on_host, plain
 from .source_cache import SourceCache, load
 from .transfers import Crossings, Transfers
 from .watch import Watch
@@ -85,6 +86,22 @@ class Executable:
             out = [self._output(i, values[i], layout, count) for i, layout in enumerate(self.outputs)]
         return self.rebuild(out)
 
+    def follow(self, moved: dict[int, torch.Tensor]) -> list[tuple[Weight, torch.Tensor]] | None:
+        """Which weights are to go to which tensors, where weights lie elsewhere now; None where one of them cannot, or
+        the host reads some. moved: as of Snapshot."""
+        if self.cut is not None:
+            return None
+        found = []
+        for weight in self.weights + (self.prologue.weights if self.prologue else []):
+            then = weight.source()
+            now = moved.get(id(then), then)
+            if weight.constant or isinstance(now, ResidentTensor) or (now is then and not weight.moved()):
+                continue
+            if now is None or not weight.can_follow(now):
+                return None
+            found.append((weight, now))
+        return found
+
     @property
     def draws(self) -> bool:
         """Does a call of it draw random numbers, whatever it returns?"""
@@ -92,27 +109,34 @@ class Executable:
 
     def convert(self) -> None:
         """Bring every converted weight up to date, whatever was written past torch's version counter."""
-        for weight in self.converted:
-            weight.refresh(thoroughly=True)
+        for weight, now in zip(self.converted, checksums([on_host(w.source()) for w in self.converted])):
+            weight.refresh(now=now)
 
     def zeros(self):
         """The output with every tensor zero."""
-        if self.run is None:
-            zeros = [laid_out(torch.zeros(o.shape, dtype=o.dtype), o.strides) for o in self.outputs]
-            return self.rebuild(zeros)
-        return self.rebuild([self._resident_zeros(layout) for layout in self.outputs])
+        return self.rebuild([self._zeros(layout) for layout in self.outputs])
+
+    def _stays(self, layout: Layout) -> bool:
+        """Does an output stay on the device alone? What a script has on an accelerator is shared, or goes there."""
+        return self.run is not None and layout.device.type == "cpu"
 
     def _output(self, i: int, value, layout: Layout, count):
         if isinstance(value, torch.Tensor):  # the host has it
-            host = value.to(layout.dtype)
-            return laid_out(host.clone() if i in self.apart else host, layout.strides)
-        if self.run is None:
-            return laid_out(self._to_host(i, value, layout.dtype, count), layout.strides)
-        return self._resident(i, value, layout, count)
+            out = laid_out(value.to(layout.dtype), layout.strides).to(layout.device)
+        elif self._stays(layout):
+            return self._resident(i, value, layout, count)
+        else:
+            out = self.transfers.to_torch(value, layout, count)
+        return out.clone() if i in self.apart else out
 
     def _to_host(self, i: int, value, dtype, count) -> torch.Tensor:
         host = self.transfers.to_host(value, dtype, count)
         return host.clone() if i in self.apart else host
+
+    def _zeros(self, layout: Layout):
+        if self._stays(layout):
+            return self._resident_zeros(layout)
+        return laid_out(torch.zeros(layout.shape, dtype=layout.dtype, device=layout.device), layout.strides)
 
     def _resident(self, i: int, value, layout: Layout, count):
         inference = torch.is_inference_mode_enabled()  # what comes down is of the same kind as what stands for it

@@ -71,6 +71,8 @@ def release(module: torch.nn.Module, store: WeightStore) -> int:
         t = table[name]
         own = len(where) + 2  # the tables, the variable, the argument of getrefcount
         weight = next((w for w in store.known(t) if w.faithful and not w.shared), None)
+        if t.device.type != "cpu":  # memory that MindSpore shares
+            continue
         if weight is None or sys.getrefcount(t) > own or t._base is not None or not _alone(t):
             continue
         weight.refresh(thoroughly=True)

@@ -15,6 +15,7 @@ from itertools import chain
 import numpy as np
 import torch
 
+from ..compat.accelerate_hooks import PLACED
 from ..compat.tensor_guards import Looks
 from ..compat.torch_export import TABLES
 from ..reach import Reach
@@ -41,6 +42,7 @@ class Snapshot:
     covered: does the class's forward run, whatever a script put on the module itself?"""
 
     def __init__(self, module: torch.nn.Module, slots=(), covered: bool = False):
+        self._asked = slots, covered
         self._slots: dict[int, list] = {}
         for container, key in slots:
             self._slots.setdefault(id(container), []).append(key)
@@ -78,17 +80,38 @@ class Snapshot:
                 not any(self._empty)
                 and list(map(len, self._tables)) == self._lengths
                 and all(map(operator.is_, chain.from_iterable(map(dict.values, self._tables)), self._values))
-                and list(chain.from_iterable(self._tables)) == self._keys
-                and all(map(operator.eq, self._then, self._live))  # what was decides, not a script's own ``__eq__``
-                and all(map(operator.is_, map(_held, self._residents), self._held))
-                and self._contents == self._cell_contents()
-                and list(map(type, self._objects)) == self._types
-                and self._resolved.same()
+                and self._rest_is_same()
                 and self._now() == self._places
-                and self._looks.same()
             )
         except (RuntimeError, ValueError):  # a comparison that came down to the values of tensors, or an empty cell
             return False
+
+    def _rest_is_same(self) -> bool:
+        return (
+            list(chain.from_iterable(self._tables)) == self._keys
+            and all(map(operator.eq, self._then, self._live))  # what was decides, not a script's own ``__eq__``
+            and all(map(operator.is_, map(_held, self._residents), self._held))
+            and self._contents == self._cell_contents()
+            and list(map(type, self._objects)) == self._types
+            and self._resolved.same()
+            and self._looks.same()
+        )
+
+    def moved(self) -> dict[int, torch.Tensor] | None:
+        """Where tensors lie elsewhere now, or others alike are in their places in tables, and nothing else changed:
+        id of one that was replaced → that in its place. None otherwise."""
+        try:
+            if any(self._empty) or list(map(len, self._tables)) != self._lengths or not self._rest_is_same():
+                return None
+        except (RuntimeError, ValueError):
+            return None
+        now = chain.from_iterable(map(dict.values, self._tables))
+        replaced = [(a, b) for a, b in zip(self._values, now) if a is not b]
+        return {id(a): b for a, b in replaced} if all(_alike(a, b) for a, b in replaced) else None
+
+    def again(self, module: torch.nn.Module) -> Snapshot:
+        """A new one of the module as it is now."""
+        return Snapshot(module, *self._asked)
 
     def _add_foreign(self, reach: Reach) -> None:
         self._foreign = set(map(id, reach.containers))
@@ -181,7 +204,7 @@ class Snapshot:
         for key in self._slots.get(id(o), ()):
             copy[key] = [AnyNumber() for _ in o[key]] if type(o[key]) is list else AnyNumber()
         if id(o) == self._covered:
-            copy["forward"] = _Anything()
+            copy |= {name: _Anything() for name in ("forward", *PLACED) if name in copy}
         return copy
 
 
@@ -190,6 +213,14 @@ class _Anything:
         return True
 
     __hash__ = None
+
+
+def _alike(a, b) -> bool:
+    """Are both tensors, equal in all but place and numbers?"""
+    if type(a) is not type(b) or not isinstance(a, torch.Tensor) or isinstance(a, ResidentTensor):
+        return False
+    look = lambda t: (t.dtype, t.shape, t.stride(), t.device, t.requires_grad, t.is_inference())  # noqa: E731
+    return look(a) == look(b)
 
 
 def _differs(now, then) -> bool:

@@ -1,5 +1,6 @@
 """What crosses between host and device, and how often. On CPU both share their memory and a crossing copies nothing
-unless the dtype changes; it is counted all the same, as it is what an accelerator would copy."""
+unless the dtype changes; it is counted all the same, as it is what an accelerator would copy. What torch has on the
+device itself does not cross: both frameworks use the same memory."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ..compat import mindspore_runtime
+from ..compat import mindspore_runtime, npu_memory
+from ..layout import Layout, laid_out
 from .identity import identity, same_memory
 from .recent import Recent
 from .target import Target
@@ -17,6 +19,8 @@ KEPT = 16
 """Uploads remembered: the latents of a step go to the ControlNets and to the denoiser."""
 NUMBERS = 1024
 """The same of single numbers: the time steps of a run come again in the next."""
+GOING_UP = 256
+"""Uploads on their way at most, before the host waits for them."""
 LARGEST = 2**24
 """Bytes beyond which an upload is not remembered."""
 
@@ -43,6 +47,8 @@ class Transfers:
 
     def to_device(self, t: torch.Tensor, count: Crossings) -> Any:
         """A torch tensor as a MindSpore tensor; one that went up before, unchanged since, does not go again."""
+        if npu_memory.is_shared(t.device, self.target.device):
+            return npu_memory.from_torch(t.detach().to(self.target.host_dtype(t.dtype)).contiguous())
         if t.numel() == 1:
             key = t.dtype, t.shape, t.item()
             value = self._numbers.use(key)
@@ -68,6 +74,9 @@ class Transfers:
             return mindspore_runtime.tensor(host)
         # what is given to two graphs goes up once; the script may write to its own memory before it has gone
         value = mindspore_runtime.tensor(host.clone() if same_memory(host, t) else host)
+        if len(self._going_up) >= GOING_UP:  # nobody fetched anything for long
+            mindspore_runtime.wait()
+            self._going_up.clear()
         self._going_up.append(value)
         return mindspore_runtime.upload(value, self.target.device)
 
@@ -78,6 +87,12 @@ class Transfers:
         count.to_host += 1
         count.bytes_to_host += host.nbytes
         return host.to(dtype)
+
+    def to_torch(self, value, layout: Layout, count: Crossings) -> torch.Tensor:
+        """A MindSpore tensor as a torch tensor of that layout, wherever it is to be."""
+        if npu_memory.is_shared(layout.device, self.target.device):
+            return laid_out(npu_memory.to_torch(value, layout.strides).to(layout.dtype), layout.strides)
+        return laid_out(self.to_host(value, layout.dtype, count), layout.strides).to(layout.device)
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
         """A MindSpore tensor of zeros, shared by all who ask: never to be written to."""

@@ -52,7 +52,10 @@ def _states(tensors) -> list:
 
 
 def _sample(t: torch.Tensor) -> torch.Tensor | None:
-    """A view of its sample, spread evenly over the memory; None where the elements do not lie together."""
+    """A view of its sample, spread evenly over the memory; None where the elements do not lie together. Of a tensor on
+    an accelerator nothing is looked at but its version."""
+    if t.device.type != "cpu":
+        return t.new_empty(0, device="cpu")
     if not (t.is_contiguous() or t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last)):
         return None
     return t.detach().as_strided((t.numel(),), (1,), t.storage_offset())[:: step_of_sample(t)]

@@ -5,6 +5,9 @@ another dtype or layout, or on a device with memory of its own, is converted onc
 changed: when its version did, when a sample of its elements did (writes through ``.data`` leave no version, and
 inference tensors have none), and once a run whatever they say. The original may be released (:mod:`.released`): then
 the Weight has the only copy.
+
+Where torch has its weights on the NPU (torch_npu), Parameters lie on that memory, too, and what must be rearranged is a
+second tensor of torch's there. Such a Parameter can follow its tensor to another place.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any
 
 import torch
 
-from ..compat import mindspore_runtime
+from ..compat import mindspore_runtime, npu_memory
 from ..compat.torch_export import version_of
 from ..lowering.program import Program
 from .identity import checksum, same_memory
@@ -36,10 +39,11 @@ def step_of_sample(t: torch.Tensor) -> int:
 @dataclass
 class Weight:
     """host: the contiguous array the Parameter lies on or was copied from, in the shape the graph wants; None where the
-    device alone has it. shared: is that torch's memory, and the Parameter's? own: the Parameter has memory of its own,
-    to which a change must be copied. strides: of the torch tensor. constant: belongs to one graph and never changes.
-    prepare: from the torch tensor to what the Parameter holds. faithful: can the torch tensor be had back from that,
-    bit by bit? undo: how, from an array of the Parameter's shape."""
+    device alone has it, or torch's own tensor is that array, on the NPU. shared: is that torch's memory, and the
+    Parameter's? own: the Parameter has memory of its own, to which a change must be copied. strides: of the torch
+    tensor. constant: belongs to one graph and never changes. prepare: from the torch tensor to what the Parameter
+    holds. faithful: can the torch tensor be had back from that, bit by bit? undo: how, from an array of the Parameter's
+    shape. on_npu: does the Parameter lie on memory that torch has there?"""
 
     parameter: Any
     host: torch.Tensor | None
@@ -56,6 +60,7 @@ class Weight:
     constant: bool = False
     strides: tuple[int, ...] = ()
     checksum: int = 0
+    on_npu: bool = False
     _sample: tuple | None = None
 
     def moved(self) -> bool:
@@ -65,20 +70,36 @@ class Weight:
             return t is None
         return t.data_ptr() != self.address or t.stride() != self.strides
 
-    def refresh(self, thoroughly: bool = False) -> bool:
-        """Convert again if the torch tensor was changed in place; True if it was. thoroughly: look at all of it."""
+    def refresh(self, thoroughly: bool = False, now: int | None = None) -> bool:
+        """Convert again if the torch tensor was changed in place; True if it was. thoroughly: look at all of it. now:
+        its checksum, where somebody has it."""
         t = on_host(self.source())
         if t is None or t.numel() != self.size:  # released, or replaced: no true graph uses this Weight any more
             return False
         version = version_of(t)
+        if thoroughly and now is None and not self.shared:
+            now = checksum(t)
         unchanged = self.shared or (version == self.version and self._sample_is_true(t))
-        if unchanged and not (thoroughly and not self.shared and checksum(t) != self.checksum):
+        if unchanged and (now is None or self.shared or now == self.checksum):
             self.version = version
             return False
         self._write(t)
-        self.version, self.checksum = version, checksum(t)
+        self.version, self.checksum = version, checksum(t) if now is None else now
         self.take_sample(t)
         return True
+
+    def can_follow(self, t: torch.Tensor) -> bool:
+        """Can graphs on this Weight go on with a tensor that has taken the place of its own, or lies elsewhere now?"""
+        same = t.numel() == self.size and t.stride() == self.strides
+        return same and self.on_npu and npu_memory.is_shared(t.device, "Ascend") and npu_memory.may_lie_there(t)
+
+    def follow(self, t: torch.Tensor) -> None:
+        """To that tensor, whatever numbers it has."""
+        if self.shared:
+            mindspore_runtime.lay(self.parameter, self.prepare(t.detach()))
+        else:
+            self._write(t)
+        self.address, self.version, self.checksum = t.data_ptr(), version_of(t), 0
 
     def read(self) -> torch.Tensor:
         """The numbers of the torch tensor, from what the Parameter holds, in memory of their own; of a faithful one."""
@@ -98,6 +119,8 @@ class Weight:
 
     def take_sample(self, t: torch.Tensor) -> None:
         """Remember some elements, spread evenly, of what was converted."""
+        if t.device.type != "cpu":  # the host would wait for it
+            return
         places = torch.arange(0, t.numel(), step_of_sample(t))
         indices = torch.unravel_index(places, t.shape) if t.ndim else (None,)
         self._sample = indices, t.detach()[indices].clone()
@@ -105,7 +128,7 @@ class Weight:
     def _sample_is_true(self, t: torch.Tensor) -> bool:
         """Are those elements what they were?"""
         if self._sample is None:
-            return t.numel() == 0
+            return t.numel() == 0 or t.device.type != "cpu"
         indices, values = self._sample
         return torch.equal(t.detach()[indices], values)
 
@@ -167,6 +190,14 @@ class WeightStore:
         for key in [k for k, w in self._weights.items() if k[0] == id(old) and w.source() is old]:
             self._keep(new, (id(new), *key[1:]), self._weights.pop(key))
 
+    def follow(self, weight: Weight, t: torch.Tensor) -> None:
+        """The Weight is that of this tensor from now on, which :meth:`Weight.can_follow` allowed."""
+        old = weight.source()
+        if t is not old:
+            for key in [k for k, w in self._weights.items() if w is weight]:
+                self._keep(t, (id(t), *key[1:]), self._weights.pop(key))
+        weight.follow(t)
+
     def _keep(self, t: torch.Tensor, key: tuple, weight: Weight) -> None:
         weight.source = weakref.ref(t, lambda _: self._weights.pop(key, None))
         self._weights[key] = weight
@@ -175,24 +206,30 @@ class WeightStore:
     def _make(self, t: torch.Tensor, name: str, shape: tuple[int, ...], prepare: Callable | None = None) -> Weight:
         dtype, target = self._target.host_dtype(t.dtype), self._target
 
+        original = plain(t)
+        on_npu = npu_memory.is_shared(original.device, target.device)
+        place = original.device if on_npu else "cpu"
+
         def converted(data: torch.Tensor) -> torch.Tensor:
-            data = data.to(device="cpu", dtype=dtype)
+            data = data.to(device=place, dtype=dtype)
             return (data if prepare is None else prepare(data)).contiguous().reshape(shape)
 
-        original = plain(t)
         with torch.no_grad():
             host = converted(original.detach())
-        shared = same_memory(host, original) and not target.own_memory
+        if on_npu and not npu_memory.may_lie_there(host):
+            host = host.clone()  # its memory begins where no operator takes it
+        shared = same_memory(host, original) and (on_npu or not target.own_memory)
         if target.own_memory and target.device == "CPU":  # one that stands for a device: what has memory of its own
             host = host.clone()
         # the same in every process: compiled graphs are found again by the names of their weights
         name = f"{name}.{'x'.join(map(str, shape))}.{prepare or ''}"
-        away = not self._keep_on_host and target.device != "CPU"
+        away = not self._keep_on_host and target.device != "CPU" and not on_npu
         parameter = mindspore_runtime.parameter(host, name, target.device if away else "CPU")
         lossless, shape_of_t = prepare is None or getattr(prepare, "faithful", False), t.shape
         weight = Weight(
-            parameter, None if away else host, shared, original.data_ptr(), version_of(original), lambda: None,
-            converted, t.numel(), dtype, own=target.own_memory, faithful=lossless and _holds(dtype, t.dtype),
+            parameter, None if away or on_npu and shared else host, shared, original.data_ptr(), version_of(original),
+            lambda: None, converted, t.numel(), dtype, own=target.own_memory and not on_npu, on_npu=on_npu,
+            faithful=lossless and _holds(dtype, t.dtype),
             undo=None if prepare is None else lambda held: prepare.undo(held, shape_of_t),
             strides=original.stride(), checksum=0 if shared else checksum(original),
         )  # fmt: skip

@@ -1,6 +1,7 @@
-"""Builds the software NPU's CANN for the MindSpore that is installed, and keeps it: a run finds what another built.
+"""Builds the software NPU's CANN for the MindSpore that is installed, alone or with torch_npu, and keeps it: a run
+finds what another built.
 
-In ``tests/``, ``python -m ascend.software.build`` prints the folder.
+In ``tests/``, ``python -m ascend.software.build`` prints the folder, with ``torch_npu`` after it that of both.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata, util
 from pathlib import Path
 
+from ascend.software import peer
+
 SOURCES = Path(__file__).parent / "cann"
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fopenmp", "-fno-math-errno", "-Wall", "-Wno-unused-parameter"]
 OLD_STRINGS = "-D_GLIBCXX_USE_CXX11_ABI=0"  # as MindSpore and CANN are built
@@ -27,10 +30,13 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
-def folder() -> Path:
-    """The built CANN, built if need be. Raises subprocess.CalledProcessError."""
+def folder(torch_npu: Path | None = None) -> Path:
+    """The built CANN, built if need be. torch_npu: the folder of that package, where it is for both. Raises
+    subprocess.CalledProcessError."""
     inputs = [*sorted(SOURCES.iterdir()), Path(__file__), Path(__file__).with_name("symbols.py")]
     version = metadata.version("mindspore")
+    if torch_npu is not None:
+        version += f"-torch_npu-{peer.VERSION}"
     said = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True).stdout
     digest = hashlib.sha256(
         b"\0".join([*(p.read_bytes() for p in inputs), version.encode(), said.encode()])
@@ -41,7 +47,7 @@ def folder() -> Path:
     if not (made / "compiler").exists():
         base.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=base.parent) as scratch:
-            _build(Path(scratch) / "cann" / "latest")
+            _build(Path(scratch) / "cann" / "latest", torch_npu)
             try:
                 os.rename(scratch, base)
                 os.mkdir(scratch)  # for its removal
@@ -50,11 +56,14 @@ def folder() -> Path:
     return made
 
 
-def _build(to: Path) -> None:
+def _build(to: Path, torch_npu: Path | None) -> None:
     from ascend.software import symbols
 
+    guests = [symbols.mindspore(_package("mindspore"))]
+    if torch_npu is not None:
+        guests.append(symbols.torch_npu(torch_npu, _package("torch")))
     libraries, objects = to / "lib64", to / "objects"
-    for made in (libraries / "driver", objects, to / "opp"):
+    for made in (libraries / "driver", objects, to / "opp", to / "runtime"):  # the last is what torch_npu looks for
         made.mkdir(parents=True)
     sources = sorted(SOURCES.glob("*.cpp"))
 
@@ -70,12 +79,12 @@ def _build(to: Path) -> None:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         files = list(pool.map(compiled, sources))
-    mindspore = Path(util.find_spec("mindspore").origin).parent
     rest = objects / "rest.c"
-    rest.write_text(symbols.source(mindspore, files))
+    rest.write_text(symbols.source(guests, files))
     subprocess.run([compiler(), "-x", "c", "-O0", "-fPIC", "-w", "-c", rest, "-o", objects / "rest.o"], check=True)
     linked("libascendcl.so", *files, objects / "rest.o")
-    for name in {*symbols.libraries(mindspore), *(f"lib{name}.so" for name in NAMES)} - {"libascendcl.so"}:
+    names = {f"lib{name}.so" for name in NAMES}.union(*(guest.wants() for guest in guests))
+    for name in names - {"libascendcl.so"}:
         linked(name, "-Wl,--no-as-needed", f"-L{libraries}", "-lascendcl", "-Wl,-rpath,$ORIGIN")
     shutil.rmtree(objects)
     for name in ("libascend_hal.so", "libascendcl.so"):
@@ -85,15 +94,19 @@ def _build(to: Path) -> None:
     (to.parent / "lib64").symlink_to("latest/lib64")  # where MindSpore 2.7 looks
 
 
-def environment(cann: Path) -> dict[str, str]:
+def _package(name: str) -> Path:
+    return Path(util.find_spec(name).origin).parent
+
+
+def environment(cann: Path, torch_npu: Path | None = None) -> dict[str, str]:
     """What a process needs in order to find it, as CANN's set_env.sh sets it."""
     kernels = cann / "opp" / "built-in" / "op_impl" / "ai_core" / "tbe"
-    path = os.environ.get("PYTHONPATH")
+    paths = [str(kernels), *([] if torch_npu is None else [str(torch_npu.parent)]), os.environ.get("PYTHONPATH")]
     return {
         "LD_LIBRARY_PATH": f"{cann}/lib64:{cann}/lib64/driver", "ASCEND_HOME_PATH": str(cann),
-        "ASCEND_OPP_PATH": f"{cann}/opp", "PYTHONPATH": os.pathsep.join([str(kernels), *([path] if path else [])]),
+        "ASCEND_OPP_PATH": f"{cann}/opp", "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }  # fmt: skip
 
 
 if __name__ == "__main__":
-    print(folder(), file=sys.stdout)
+    print(folder(peer.folder() if sys.argv[1:] == ["torch_npu"] else None), file=sys.stdout)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from ascend.software import build, elsewhere
+from ascend.software import build, elsewhere, peer
 
 HERE = Path(__file__).parent
 IN_CHILD = elsewhere.PIPES in os.environ
@@ -15,7 +15,7 @@ _children: dict[tuple[Path, str], elsewhere.Child] = {}
 
 def _of(item) -> tuple[Path, str]:
     """Which process it runs in: a file's, a machine's. ``@pytest.mark.npu(soc="Ascend310P3")``: settings that hold from
-    the start (see :class:`npu.SoftwareNPU`)."""
+    the start (see :class:`npu.SoftwareNPU`). ``torch_npu``, a mark of whole files: it is there, too."""
     marker = item.get_closest_marker("npu")
     return item.path, ";".join(f"{k}={v}" for k, v in (marker.kwargs if marker else {}).items())
 
@@ -33,9 +33,16 @@ def pytest_runtest_protocol(item, nextitem):
     return True
 
 
-def _reports(item, nextitem):
+def _lacking(item) -> str | None:
+    """What of the machine is not there for this test."""
     if build.compiler() is None:
-        reason = "the software NPU is built with g++ (or $CXX), and there is none"
+        return "the software NPU is built with g++ (or $CXX), and there is none"
+    return peer.lacking() if item.get_closest_marker("torch_npu") else None
+
+
+def _reports(item, nextitem):
+    reason = _lacking(item)
+    if reason is not None:
         skipped = os.environ.get("CI") != "true"
         return [_report(item, "skipped" if skipped else "failed", (str(item.path), 0, reason) if skipped else reason)]
     process = _of(item)
@@ -43,7 +50,8 @@ def _reports(item, nextitem):
     child = _children.get(process)
     try:
         if child is None:
-            variables = build.environment(build.folder()) | {"SOFTWARE_NPU": process[1]}
+            beside = peer.folder() if item.get_closest_marker("torch_npu") else None
+            variables = build.environment(build.folder(beside), beside) | {"SOFTWARE_NPU": process[1]}
             child = _children[process] = elsewhere.Child(item.config, item.path, variables)
         reports = child.run(item, following)
     except EOFError:

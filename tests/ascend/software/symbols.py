@@ -1,4 +1,5 @@
-"""The C source of everything that MindSpore's Ascend libraries want of CANN and ``cann/*.cpp`` does not define.
+"""The C source of everything that a guest's libraries want of CANN and ``cann/*.cpp`` does not define. Guests are
+MindSpore and torch_npu.
 
 Each such function counts that it was called and returns 0; an aclnn operator fails by its name.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 INTERFACES = rb"(?<![A-Za-z0-9_])((?:acl|rt|Hccl)[A-Za-z0-9]+)(?=\0)"
@@ -16,16 +18,35 @@ LOOKED_UP = r"acl(rt|mdl|op|tdt|prof|Set|Get|Create|Destroy|Update|Gen)\w+|Hccl(
 PLAIN = ("libstdc++.so.6", "libgomp.so.1", "libm.so.6", "libgcc_s.so.1")
 
 
-def libraries(mindspore: Path) -> set[str]:
-    """File names of the libraries that MindSpore's Ascend libraries want and the wheel does not bring."""
-    lines = subprocess.run(["readelf", "-d", *_plugins(mindspore)], capture_output=True, text=True).stdout
-    needed = set(re.findall(r"\(NEEDED\).*\[(.+)\]", lines)) - {p.name for p in (mindspore / "lib").rglob("*.so*")}
-    return {name for name in needed if name.startswith("lib") and not _loads(name)}
+@dataclass
+class Guest:
+    """libraries: those that are linked with CANN, or open it. others: what else they find their symbols in. brought:
+    file names of libraries that come with them."""
+
+    libraries: list[Path]
+    others: list[Path]
+    brought: set[str]
+
+    def wants(self) -> set[str]:
+        """File names of the libraries that it is linked with and that are not there."""
+        lines = subprocess.run(["readelf", "-d", *self.libraries], capture_output=True, text=True).stdout
+        needed = set(re.findall(r"\(NEEDED\).*\[(.+)\]", lines)) - self.brought
+        return {name for name in needed if name.startswith("lib") and not _loads(name)}
 
 
-def _plugins(mindspore: Path) -> list[Path]:
-    folder = mindspore / "lib" / "plugin"
-    return [p for p in folder.rglob("*.so*") if "ascend" in str(p.relative_to(folder)) and "asdops" not in p.parts]
+def mindspore(package: Path) -> Guest:
+    """package: the folder of the installed package, as below."""
+    plugins = package / "lib" / "plugin"
+    inside = [p for p in plugins.rglob("*.so*") if "ascend" in str(p.relative_to(plugins)) and "asdops" not in p.parts]
+    others = [*(package / "lib").glob("*.so*"), *plugins.glob("*_cpu*.so*"), *inside]
+    return Guest(inside, others, {p.name for p in (package / "lib").rglob("*.so*")})
+
+
+def torch_npu(package: Path, torch: Path) -> Guest:
+    """Without libop_plugin_atb.so, which is opened only where the library ATB is."""
+    inside = [*package.glob("_C*.so"), *(p for p in (package / "lib").glob("*.so") if "_atb" not in p.name)]
+    others = [*(torch / "lib").glob("*.so*"), *inside]
+    return Guest(inside, others, {p.name for p in others})
 
 
 def _loads(name: str) -> bool:
@@ -35,19 +56,15 @@ def _loads(name: str) -> bool:
         return False
 
 
-def source(mindspore: Path, objects: list[Path]) -> str:
-    """mindspore: the installed package's folder. objects: the compiled ``cann/*.cpp``."""
-    plugins = _plugins(mindspore)
-    others = [*(mindspore / "lib").glob("*.so*"), *(mindspore / "lib" / "plugin").glob("*_cpu*.so*"), *plugins]
-    own = _symbols("--defined-only", *objects)
-    wanted = _symbols("-D", "--undefined-only", *plugins) - _symbols("-D", "--defined-only", *others) - own
-    named = {found.decode() for p in plugins if "ascend" in p.name for found in re.findall(INTERFACES, p.read_bytes())}
-    operators = {n.removesuffix("GetWorkspaceSize") for n in named if n.startswith("aclnn")} - {
-        "aclnnInit",
-        "aclnnFinalize",
-    }
-    operators = {n for n in operators if n[5:6].isupper()} - own
-    rest = wanted | {n for n in named if not n.startswith("aclnn") and re.fullmatch(LOOKED_UP, n)}
+def source(guests: list[Guest], objects: list[Path]) -> str:
+    """objects: the compiled ``cann/*.cpp``."""
+    own, wanted, named = _symbols("--defined-only", *objects), set(), set()
+    for guest in guests:
+        wanted |= _symbols("-D", "--undefined-only", *guest.libraries) - _symbols("-D", "--defined-only", *guest.others)
+        named |= {found.decode() for p in guest.libraries for found in re.findall(INTERFACES, p.read_bytes())}
+    operators = {n.removesuffix("GetWorkspaceSize") for n in named if re.match("aclnn[A-Z]", n)} - own
+    operators -= {"aclnnInit", "aclnnFinalize"}
+    rest = (wanted - own) | {n for n in named if not n.startswith("aclnn") and re.fullmatch(LOOKED_UP, n)}
     taken = {f"{n}{end}" for n in operators for end in ("", "GetWorkspaceSize")}
     rest = sorted(n for n in rest - own - taken if re.fullmatch(r"\w+", n) and not _elsewhere(n))
     return "\n".join([

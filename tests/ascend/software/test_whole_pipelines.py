@@ -1,7 +1,7 @@
 """Stable Diffusion 1.5 and XL with a ControlNet, whole and at full size in float16, everything but the arithmetic: what
 a step costs, and what the device's memory is full of.
 
-    pytest --long -m long -s tests/ascend/software/test_whole_pipelines.py     # prints the figures
+    pytest --long -m long -rP tests/ascend/software/test_whole_pipelines.py     # prints the figures
 """
 
 from __future__ import annotations

@@ -45,6 +45,12 @@ void eight_times(Tensor tensor, const Singles &values) {
   store(tensor, all);
 }
 Singles mask_of(Tensor mask, const Sizes &s) { return mask ? load<float>(mask, {s.batch, s.heads, s.queries, s.keys}) : Singles(); }
+// Every key that comes after its query.
+Singles later_ones(const Sizes &s) {
+  Singles masked(s.batch * s.heads * s.queries * s.keys);
+  for (size_t i = 0; i < masked.size(); i++) masked[i] = (int64_t)i % s.keys > (int64_t)i / s.keys % s.queries;
+  return masked;
+}
 }  // namespace
 
 ACLNN(aclnnFlashAttentionScore, (Tensor query, Tensor key, Tensor value, Tensor real_shift, Tensor drop_mask, Tensor padding_mask, Tensor atten_mask, Ints prefix,
@@ -56,7 +62,8 @@ ACLNN(aclnnFlashAttentionScore, (Tensor query, Tensor key, Tensor value, Tensor 
   for (Tensor other : {key, value, out}) same_type(other, query, "key, value or out");
   NEED(!real_shift && !drop_mask && !padding_mask && keep_prob == 1, "only an attenMask is known here");
   NEED(!strcmp(layout, "BSH") || !strcmp(layout, "BNSD"), "layout %s is not known here", layout);
-  NEED(sparse_mode == 0 && inner_precise >= 0 && inner_precise <= 4, "sparseMode %lld, innerPrecise %lld", (long long)sparse_mode, (long long)inner_precise);
+  bool causal = sparse_mode == 2;  // leftUpCausal: attenMask is a triangle of 2048 x 2048, whatever the sequences are
+  NEED((sparse_mode == 0 || causal) && inner_precise >= 0 && inner_precise <= 4, "sparseMode %lld, innerPrecise %lld", (long long)sparse_mode, (long long)inner_precise);
   bool bsh = !strcmp(layout, "BSH");
   NEED(query.rank() == (bsh ? 3 : 4), "query is %s", text(query->shape).c_str());
   NEED(head_num >= 1 && head_num <= 256 && (bsh ? query.size(2) % head_num == 0 : query.size(1) == head_num), "%lld heads for %s", (long long)head_num, text(query->shape).c_str());
@@ -65,14 +72,16 @@ ACLNN(aclnnFlashAttentionScore, (Tensor query, Tensor key, Tensor value, Tensor 
   NEED(s.width % 16 == 0 || report::on("any_head_size"), "head size %lld is no multiple of 16", (long long)s.width);
   NEED(s.batch <= 2048 && s.queries <= 524288 && s.keys <= 524288, "sizes");
   NEED(softmax_max->type == FLOAT32 && softmax_max->shape == Shape({s.batch, s.heads, s.queries, 8}) && softmax_sum->shape == softmax_max->shape, "softmaxMax is %s", said(softmax_max).c_str());
-  if (atten_mask) {
-    type(atten_mask, {BOOL, UINT8}, "attenMask");
+  if (causal) NEED(atten_mask && atten_mask->shape == Shape({2048, 2048}), "attenMask of sparseMode 2 is %s", said(atten_mask).c_str());
+  if (atten_mask) type(atten_mask, {BOOL, UINT8}, "attenMask");
+  if (atten_mask && !causal) {
     const Shape &m = atten_mask->shape;
     NEED(m == Shape({s.queries, s.keys}) || (m.size() == 4 && (m[0] == s.batch || m[0] == 1) && (m[1] == s.heads || m[1] == 1) && !(m[0] == 1 && m[1] != 1 && s.batch != 1)
          && m[2] == s.queries && m[3] == s.keys), "attenMask is %s", text(m).c_str());
   }
   return [=] {
-    Attended got = attend(s, heads(query, s.heads, bsh), heads(key, s.heads, bsh), heads(value, s.heads, bsh), mask_of(atten_mask, s), scale);
+    Singles masked = causal ? later_ones(s) : mask_of(atten_mask, s);
+    Attended got = attend(s, heads(query, s.heads, bsh), heads(key, s.heads, bsh), heads(value, s.heads, bsh), masked, scale);
     put_heads(out, s.heads, bsh, got.values);
     eight_times(softmax_max, got.most);
     eight_times(softmax_sum, got.sum);

@@ -62,6 +62,36 @@ ACLNN(aclnnSubs, (Tensor self, Scalar other, Scalar alpha, Tensor out), (self, o
   type(self, numbers(), "self");
   return one(self, out, [=](double x) { return x - alpha_of(alpha) * *other; });
 }
+ACLNN(aclnnRsubs, (Tensor self, Scalar other, Scalar alpha, Tensor out), (self, other, alpha, out)) {
+  type(self, numbers(), "self");
+  return one(self, out, [=](double x) { return *other - alpha_of(alpha) * x; });
+}
+// Into their first argument; what is computed in a wider type is cast back.
+#define INPLACE_WITH_ALPHA(NAME, SCALAR, SIGN) \
+  ACLNN(NAME, (Tensor self, Tensor other, Scalar alpha), (self, other, alpha)) { \
+    check(self, other, self, false); \
+    return two(self, other, self, [=](double x, double y) { return x SIGN alpha_of(alpha) * y; }); \
+  } \
+  ACLNN(SCALAR, (Tensor self, Scalar other, Scalar alpha), (self, other, alpha)) { \
+    type(self, numbers(), "self"); \
+    return one(self, self, [=](double x) { return x SIGN alpha_of(alpha) * *other; }); \
+  }
+#define INPLACE(NAME, SCALAR, SIGN) \
+  ACLNN(NAME, (Tensor self, Tensor other), (self, other)) { \
+    check(self, other, self, false); \
+    return two(self, other, self, [](double x, double y) { return x SIGN y; }); \
+  } \
+  ACLNN(SCALAR, (Tensor self, Scalar other), (self, other)) { \
+    type(self, numbers(), "self"); \
+    return one(self, self, [=](double x) { return x SIGN *other; }); \
+  }
+INPLACE_WITH_ALPHA(aclnnInplaceAdd, aclnnInplaceAdds, +) INPLACE_WITH_ALPHA(aclnnInplaceSub, aclnnInplaceSubs, -)
+INPLACE(aclnnInplaceMul, aclnnInplaceMuls, *) INPLACE(aclnnInplaceDiv, aclnnInplaceDivs, /)
+ACLNN(aclnnClamp, (Tensor self, Scalar min, Scalar max, Tensor out), (self, min, max, out)) {
+  type(self, numbers(), "self");
+  NEED(min || max, "neither min nor max");
+  return one(self, out, [=](double x) { if (min && x < *min) x = *min; return max && x > *max ? *max : x; });
+}
 ACLNN(aclnnPowScalarTensor, (Scalar self, Tensor exponent, Tensor out), (self, exponent, out)) {
   type(exponent, numbers(), "exponent");
   return one(exponent, out, [=](double x) { return std::pow(*self, x); });
@@ -82,6 +112,26 @@ ACLNN(aclnnGeluV2, (Tensor self, int64_t approximate, Tensor out), (self, approx
   same_type(out, self, "y");
   NEED(approximate == 0 || approximate == 1, "approximate is %lld", (long long)approximate);
   return one(self, out, approximate ? gelu_by_tanh : gelu);
+}
+// approximate: 0 the exact GELU, 1 by tanh; of the right half, or of the left one.
+ACLNN(aclnnGeGluV3, (Tensor self, int64_t dim, int64_t approximate, bool activate_left, Tensor out, Tensor out_gelu), (self, dim, approximate, activate_left, out, out_gelu)) {
+  type(self, floats(), "self");
+  same_type(out, self, "out");
+  NEED(approximate == 0 || approximate == 1, "approximate is %lld", (long long)approximate);
+  size_t along = axis(dim, self.rank());
+  Shape half = self->shape;
+  NEED(half[along] % 2 == 0, "self is %s", text(half).c_str());
+  half[along] /= 2;
+  NEED(out->shape == half && out_gelu->shape == half, "out is %s", text(out->shape).c_str());
+  return [=] {
+    int64_t step = half[along] * self->stride[along];
+    Values left = read<double>(self, half, self->stride, self->offset), right = read<double>(self, half, self->stride, self->offset + step);
+    Values &activated = activate_left ? left : right, &other = activate_left ? right : left;
+    for (auto &x : activated) x = approximate ? gelu_by_tanh(x) : gelu(x);
+    store(out_gelu, activated);
+    for (size_t i = 0; i < other.size(); i++) other[i] *= activated[i];
+    store(out, other);
+  };
 }
 ACLNN(aclnnBitwiseNot, (Tensor self, Tensor out), (self, out)) {
   type(self, {BOOL, INT8, UINT8, INT16, INT32, INT64}, "self");

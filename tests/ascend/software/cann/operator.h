@@ -13,6 +13,8 @@
 #include "objects.h"
 #include "report.h"
 #include "streams.h"
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -99,6 +101,9 @@ inline std::string misplaced(Tensors list, bool launching, int device) {
   return "";
 }
 
+inline int64_t elements_of(Tensor tensor) { return tensor ? tensor.count() : 0; }
+template <class A> int64_t elements_of(A) { return 0; }
+
 // -- copies of the arguments for as long as a launch waits
 class Copies {
   std::vector<std::shared_ptr<void>> kept;
@@ -136,7 +141,13 @@ int sabotaged(const char *op, int *status);
 void spoil(Tensor tensor);
 template <class A> void spoil(A) {}
 
+// Texts are read in the first phase alone: the caller's may be gone by the second (torch_npu launches in another thread).
+template <class A> void keep_text(Copies &, A &) {}
+inline void keep_text(Copies &texts, const char *&a) { a = texts.of(a); }
+
 template <class... A> int first_phase(const char *op, Kernel (*body)(A...), uint64_t *workspace, aclOpExecutor **executor, A... a) {
+  auto texts = std::make_shared<Copies>();
+  (keep_text(*texts, a), ...);
   auto arguments = [=] { std::string all; ((all += " " + said(a)), ...); return all; };
   if (report::logging()) report::line("%s%s", op, arguments().c_str());
   try {
@@ -157,17 +168,32 @@ template <class... A> int first_phase(const char *op, Kernel (*body)(A...), uint
     ((lost = lost.empty() ? misplaced(a, true, device) : lost), ...);
     if (!lost.empty()) { report::error("%s: %s; arguments:%s", op, lost.c_str(), arguments().c_str()); return INNER; }
     auto copies = std::make_shared<Copies>();
+    (void)texts;
     std::tuple<A...> held{copies->of(a)...};
-    Kernel kernel = std::apply(body, held);
+    Kernel kernel;
+    try {
+      kernel = std::apply(body, held);
+    } catch (const Refusal &refusal) {  // what changed since the first phase
+      report::error("%s: %s; arguments:%s", op, refusal.reason.c_str(), arguments().c_str());
+      return INNER;
+    }
     bool wrong_result = sabotaged(op, &status);
-    if (status || report::on("skip")) return status;  // "skip": everything but the arithmetic
+    int64_t largest = 0;
+    ((largest = std::max(largest, elements_of(a))), ...);
+    // "skip": everything but the arithmetic; "skip_from": that of operators with a tensor of so many elements
+    if (status || report::on("skip") || largest >= report::number("skip_from", INFINITY)) return status;
     return streams::push(stream, [=] {
       std::string freed;
       std::apply([&](auto... x) { ((freed = freed.empty() ? misplaced(x, true, device) : freed), ...); }, held);
       (void)copies;
       if (!freed.empty()) { report::error("%s ran after its memory was freed: %s", op, freed.c_str()); return (int)INNER; }
       if (room) memset(at, 0x7f, room);
-      kernel();
+      try {
+        kernel();
+      } catch (const Refusal &refusal) {
+        report::error("%s: %s", op, refusal.reason.c_str());
+        return (int)INNER;
+      }
       if (wrong_result) std::apply([&](auto... x) { (spoil(x), ...); }, held);
       return (int)OK;
     });

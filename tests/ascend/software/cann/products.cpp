@@ -62,7 +62,7 @@ static void product(Tensor self, Tensor other, Tensor out, int8_t math, Tensor b
   for (int64_t i = 0; i < elements(each); i++) multiply(&a[i * m * k], &b[i * k * n], &c[i * m * n], m, k, n);
   if (bias) {
     Singles added = load<float>(bias, whole);
-    for (size_t i = 0; i < c.size(); i++) c[i] = alpha * c[i] + beta * added[i];
+    for (size_t i = 0; i < c.size(); i++) c[i] = alpha * c[i] + (beta ? beta * added[i] : 0);  // torch gives memory without numbers for 0
   }
   store(out, c);
 }

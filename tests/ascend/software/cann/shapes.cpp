@@ -45,6 +45,21 @@ ACLNN(aclnnRepeat, (Tensor self, Ints repeats, Tensor out), (self, repeats, out)
     store(out, y);
   };
 }
+ACLNN(aclnnRepeatInterleaveIntWithDim, (Tensor self, int64_t repeats, int64_t dim, int64_t output_size, Tensor out), (self, repeats, dim, output_size, out)) {
+  size_t along = axis(dim, self.rank());
+  Shape whole = self->shape;
+  whole[along] *= repeats;
+  NEED(whole == out->shape && output_size == whole[along], "out is %s", text(out->shape).c_str());
+  return [=] {
+    View from = view(self), to = view(out);
+    from.shape[along] = to.shape[along] = 1;
+    for (int64_t i = 0; i < whole[along]; i++) {
+      from.offset = self->offset + i / repeats * self->stride[along];
+      to.offset = out->offset + i * out->stride[along];
+      store(to, load(from));
+    }
+  };
+}
 ACLNN(aclnnCat, (Tensors tensors, int64_t dim, Tensor out), (tensors, dim, out)) {
   NEED(tensors, "no tensors");
   size_t along = axis(dim, out.rank());
@@ -64,6 +79,39 @@ ACLNN(aclnnCat, (Tensors tensors, int64_t dim, Tensor out), (tensors, dim, out))
       store(to, load(view(tensors[i])));
       to.offset += to.shape[along] * out->stride[along];
     }
+  };
+}
+ACLNN(aclnnStack, (Tensors tensors, int64_t dim, Tensor out), (tensors, dim, out)) {
+  NEED(tensors, "no tensors");
+  size_t along = axis(dim, out.rank());
+  NEED(out->shape[along] == (int64_t)tensors.count(), "out is %s", text(out->shape).c_str());
+  for (size_t i = 0; i < tensors.count(); i++) {
+    Shape whole = tensors[i]->shape;
+    whole.insert(whole.begin() + along, tensors.count());
+    same_type(tensors[i], out, "a tensor");
+    NEED(whole == out->shape, "%s beside %s", text(tensors[i]->shape).c_str(), text(out->shape).c_str());
+  }
+  return [=] {
+    View to = view(out);
+    to.shape[along] = 1;
+    for (size_t i = 0; i < tensors.count(); i++, to.offset += out->stride[along]) store(to, load(view(tensors[i])));
+  };
+}
+ACLNN(aclnnArange, (Scalar start, Scalar end, Scalar step, Tensor out), (start, end, step, out)) {
+  NEED(*step != 0 && out.rank() == 1 && out.count() == (int64_t)std::ceil((*end - *start) / *step), "out is %s", text(out->shape).c_str());
+  return [=] {
+    Values y(out.count());
+    for (size_t i = 0; i < y.size(); i++) y[i] = *start + i * *step;
+    store(out, y);
+  };
+}
+ACLNN(aclnnTriu, (Tensor self, int64_t diagonal, Tensor out), (self, diagonal, out)) {
+  NEED(self.rank() >= 2 && self->shape == out->shape, "self is %s", text(self->shape).c_str());
+  return [=] {
+    Values x = load(self);
+    int64_t columns = self.size(-1), rows = self.size(-2);
+    for (int64_t i = 0; i < (int64_t)x.size(); i++) if (i % columns - i / columns % rows < diagonal) x[i] = 0;
+    store(out, x);
   };
 }
 ACLNN(aclnnSlice, (Tensor self, int64_t dim, int64_t start, int64_t end, int64_t step, Tensor out), (self, dim, start, end, step, out)) {
@@ -116,6 +164,34 @@ ACLNN(aclnnIndexSelect, (Tensor self, int64_t dim, Tensor index, Tensor out), (s
     }
   };
 }
+// As self[i, j, …] of torch: the first axes are chosen by tensors of equal or broadcast shapes; only such.
+ACLNN(aclnnIndex, (Tensor self, Tensors index, Tensor out), (self, index, out)) {
+  NEED(index && index.count() <= self.rank(), "%zu indices for %zu axes", index.raw ? index.count() : 0, self.rank());
+  Shape chosen;
+  for (size_t i = 0; i < index.count(); i++) {
+    NEED(index[i].count(), "only whole indices are known here");
+    type(index[i], {INT32, INT64}, "an index");
+    chosen = broadcast(chosen, index[i]->shape);
+  }
+  Shape rest(self->shape.begin() + index.count(), self->shape.end()), whole = chosen;
+  whole.insert(whole.end(), rest.begin(), rest.end());
+  NEED(whole == out->shape, "out is %s", text(out->shape).c_str());
+  return [=] {
+    std::vector<std::vector<int64_t>> at;
+    for (size_t i = 0; i < index.count(); i++) at.push_back(load<int64_t>(index[i], chosen));
+    View from = view(self);
+    from.shape = rest;
+    from.stride.erase(from.stride.begin(), from.stride.begin() + index.count());
+    Values y;
+    for (int64_t n = 0; n < elements(chosen); n++) {
+      from.offset = self->offset;
+      for (size_t i = 0; i < at.size(); i++) from.offset += (at[i][n] + (at[i][n] < 0 ? self->shape[i] : 0)) * self->stride[i];
+      Values part = load(from);
+      y.insert(y.end(), part.begin(), part.end());
+    }
+    store(out, y);
+  };
+}
 ACLNN(aclnnEmbedding, (Tensor weight, Tensor index, Tensor out), (weight, index, out)) {
   indices(index);
   same_type(out, weight, "out");
@@ -150,17 +226,21 @@ static void image(Tensor self, Ints size, Tensor out) {
   NEED(self.rank() == 4 && (*size).size() == 2, "self is %s", text(self->shape).c_str());
   NEED(out->shape == Shape({self->shape[0], self->shape[1], (*size)[0], (*size)[1]}), "out is %s", text(out->shape).c_str());
 }
-ACLNN(aclnnUpsampleNearest2d, (Tensor self, Ints size, Tensor out), (self, size, out)) {
+static Kernel nearest(Tensor self, Ints size, double scale_h, double scale_w, Tensor out) {
   image(self, size, out);
   return [=] {
     Values x = load(self), y;
     int64_t height = self.size(2), width = self.size(3), rows = out.size(2), columns = out.size(3);
-    auto source = [](int64_t i, int64_t from, int64_t to) { return std::min(from - 1, (int64_t)((float)i * ((float)from / to))); };
+    auto source = [](int64_t i, int64_t from, int64_t to, double scale) { return std::min(from - 1, (int64_t)((float)i * (float)(scale > 0 ? 1 / scale : (double)from / to))); };
     for (int64_t plane = 0; plane < self.size(0) * self.size(1); plane++)
       for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j++) y.push_back(x[(plane * height + source(i, height, rows)) * width + source(j, width, columns)]);
+        for (int64_t j = 0; j < columns; j++) y.push_back(x[(plane * height + source(i, height, rows, scale_h)) * width + source(j, width, columns, scale_w)]);
     store(out, y);
   };
+}
+ACLNN(aclnnUpsampleNearest2d, (Tensor self, Ints size, Tensor out), (self, size, out)) { return nearest(self, size, 0, 0, out); }
+ACLNN(aclnnUpsampleNearest2dV2, (Tensor self, Ints size, float scale_h, float scale_w, Tensor out), (self, size, scale_h, scale_w, out)) {
+  return nearest(self, size, scale_h, scale_w, out);
 }
 // Where a pixel of the result lies between those of the source, along one axis.
 static double place(int64_t i, int64_t from, int64_t to, bool align_corners, double scale) {
