@@ -31,6 +31,11 @@ def wanted() -> bool:
     return not torch.cuda.is_available() and not installed()
 
 
+def in_force() -> bool:
+    """Are CUDA and NPU calls redirected now?"""
+    return bool(_holders)
+
+
 def table() -> tuple[Replacement, ...]:
     """Everything that is replaced on this machine, in order."""
     from . import cuda_calls, device_arguments, npu_module, pipeline_calls

@@ -171,7 +171,7 @@ class _Comparison:
             finally:
                 run.seconds = recorder.now()
                 progress.close()
-        run.peak_bytes, run.growth_bytes = peak.peak, peak.growth
+        run.peak_bytes, run.growth_bytes, run.device_bytes = peak.peak, peak.growth, peak.device
         if own:
             now = counters_of(self._settings.engines[side])
             run.counters = {k: v - counted.get(k, 0) for k, v in now.items()}

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from ..compat import accelerators
 from .metrics import Distance, distance, dtype_name
 
 
@@ -67,6 +68,7 @@ class Run:
     tensors: list[torch.Tensor] = field(default_factory=list)
     peak_bytes: int | None = None
     growth_bytes: int | None = None
+    device_bytes: int | None = None
     counters: dict[str, float] = field(default_factory=dict)
     upstream: int = 0
     output: Any = None
@@ -74,7 +76,8 @@ class Run:
 
 
 class Recorder:
-    """Fills a Run while it runs. Its clock stands still while the comparison itself works (:meth:`own_time`)."""
+    """Fills a Run while it runs. Its clock stands still while the comparison itself works (:meth:`own_time`), and is
+    read when devices have done what they were given."""
 
     def __init__(self, run: Run):
         self.run = run
@@ -90,6 +93,7 @@ class Recorder:
 
     def now(self) -> float:
         """Seconds since the run began."""
+        accelerators.synchronize()
         return time.perf_counter() - self._began - self._own
 
     @contextlib.contextmanager

@@ -125,7 +125,8 @@ class Report:
         - ``bisect``: null or {first, worst, compared, refused {overload: why}, conclusion}; an operator is {component,
           overload, schema, module, node, output, shape, dtype, max_abs, relative_rms, cosine, finite}
         - ``runs`` [{backend, kind ("first", "measured", "shadow"), seconds, step_seconds [s], components {label:
-          {calls, seconds}}, peak_bytes, growth_bytes, counters {name: number}, upstream_calls, component_calls,
+          {calls, seconds}}, peak_bytes, growth_bytes, device_bytes, counters {name: number}, upstream_calls,
+          component_calls,
           timeline [{component, call, stage, step, start, seconds, compiled}]}]
         ]. Times are seconds. A number that is not finite is the text "inf", "-inf" or "nan".
         """
@@ -216,6 +217,7 @@ def _run(run: Run) -> dict:
         "components": component_times(run),
         "peak_bytes": run.peak_bytes,
         "growth_bytes": run.growth_bytes,
+        "device_bytes": run.device_bytes,
         "counters": run.counters,
         "upstream_calls": run.upstream,
         "component_calls": len(run.events),

@@ -8,6 +8,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from .recording import Difference, Recorder, compare_tensors, tensors_of
+from .state import State
 from .verdict import beyond
 
 
@@ -43,13 +44,13 @@ class Shadow:
             place = self._recorder.place(site.label)
             keep = self._looking and self.suspect is None
             inputs = pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs)) if keep else None
-            before = torch.get_rng_state()
+            before = State(())
             expected = self._run(self._reference, site, original, args, kwargs)
             reference = [t.clone() for t in tensors_of(expected)]  # a backend may use the memory again
-            after = torch.get_rng_state()
-            torch.set_rng_state(before)
+            after = State(())
+            before.restore()
             got = tensors_of(self._run(self._other, site, original, args, kwargs))
-            torch.set_rng_state(after)
+            after.restore()
             found = compare_tensors(place, got, reference)
             self.differences += found
             wrong = next((d for d in found if beyond(d, "component")), None)

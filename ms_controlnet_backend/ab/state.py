@@ -8,9 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from ..compat import accelerators
+
 
 class State:
-    """The state of the random generators (torch's, NumPy's and Python's own, and those among the values) and the
+    """The state of the random generators (torch's on each device, NumPy's, Python's, those among the values) and the
     contents of the tensors, arrays, pictures, lists and dictionaries in the values, to be restored in place.
 
     Objects of other kinds are left alone. Nothing is written where nothing changed: a tensor's version stays.
@@ -24,6 +26,7 @@ class State:
             lambda: torch.set_rng_state(torch_state),
             lambda: np.random.set_state(numpy_state),
             lambda: random.setstate(python_state),
+            *accelerators.random_states(),
         ]
         self._keep(values)
 

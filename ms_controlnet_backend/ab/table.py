@@ -185,6 +185,8 @@ def _cost(call: Call) -> Section:
         )
     row("peak memory, MiB", lambda s: _mib(first[s].peak_bytes) if first[s] else "-")
     row("growth in first call, MiB", lambda s: _mib(first[s].growth_bytes) if first[s] else "-")
+    if any(run and run.device_bytes is not None for run in first.values()):
+        row("on the device, MiB", lambda s: _mib(first[s].device_bytes) if first[s] else "-")
     shown = {"compiles", "compile_seconds", "seconds"}
     last = {s: (measured[s] or [first[s]])[-1] for s in call.sides}
     for name in dict.fromkeys(n for r in last.values() if r for n in r.counters):

@@ -19,9 +19,11 @@ class TorchEngine:
         import torch
 
         placeholders = [n for n in captured.graph.nodes if n.op == "placeholder"]
-        values = [
-            tensors[captured.inputs[n]] if n in captured.inputs else captured.weights[n].tensor for n in placeholders
-        ]
+
+        def weight(n):  # what passes fold is on the host
+            return captured.weights[n].tensor.to(n.meta["val"].device)
+
+        values = [tensors[captured.inputs[n]] if n in captured.inputs else weight(n) for n in placeholders]
         with torch.no_grad():
             return list(torch.fx.Interpreter(captured.graph_module).run(*values))
 

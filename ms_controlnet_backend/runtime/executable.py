@@ -6,18 +6,19 @@ import collections
 import functools
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from .. import codegen, passes
 from ..capture import Captured
-from ..compat import device_errors, mindspore_runtime, watchers
+from ..compat import device_errors, mindspore_runtime, npu_memory, watchers
 from ..compat.compile_cache import CompileCache
 from ..errors import DeviceFailed, Refused
 from ..hookspecs import Compiled
 from ..layout import Layout, laid_out
+from ..lowering.ascend import BESIDE
 from ..lowering.host_call import remember_strides
 from ..lowering.lower import lower_for
 from ..lowering.prologue import split_for
@@ -29,6 +30,7 @@ from .identity import checksums
 from .prologue import Prologue
 from .resident import Held, ResidentTensor, device_value, on_host, plain
 from .source_cache import SourceCache, load
+from .target import Target
 from .transfers import Crossings, Transfers
 from .watch import Watch
 from .weights import Weight, WeightStore
@@ -180,7 +182,7 @@ def build(
     by torch on the host, between segments that are compiled.
     Raises Refused with MindSpore's message.
     """
-    target = transfers.target
+    target = _beside(transfers.target, captured)
     if cut:
         remember_strides(captured)
     passes.run(captured, registry.passes(target.device, target.without), cut)
@@ -244,6 +246,14 @@ def build(
         raise failed or Refused(f"MindSpore does not compile {path}: {device_errors.message(error)}") from error
     event.compile_s = time.perf_counter() - started
     return executable, output
+
+
+def _beside(target: Target, captured: Captured) -> Target:
+    """Where torch has the module's weights on the device, few of them are rearranged."""
+    weights = [w for w in captured.weights.values() if not w.constant]
+    if not any(npu_memory.is_shared(w.tensor.device, target.device) for w in weights):
+        return target
+    return replace(target, without=target.without | BESIDE)
 
 
 def _apart(nodes: list, values: list) -> set[int]:

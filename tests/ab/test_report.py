@@ -55,8 +55,8 @@ def test_json_schema_is_stable(report, tmp_path):
     assert set(call["bisect"]["worst"]) == {"component", "overload", "schema", "module", "node", "output", "shape",
                                             "dtype"} | distance  # fmt: skip
     assert set(call["runs"][0]) == {
-        "backend", "kind", "seconds", "step_seconds", "components", "peak_bytes", "growth_bytes", "counters",
-        "upstream_calls", "component_calls", "timeline",
+        "backend", "kind", "seconds", "step_seconds", "components", "peak_bytes", "growth_bytes", "device_bytes",
+        "counters", "upstream_calls", "component_calls", "timeline",
     }  # fmt: skip
     assert set(call["runs"][0]["timeline"][0]) == place | {"start", "seconds", "compiled"}
     documented = type(report).to_dict.__doc__
