@@ -6,8 +6,8 @@ import functools
 import sys
 
 LIBRARIES = frozenset(
-    """torch diffusers transformers peft accelerate huggingface_hub safetensors numpy torchvision tokenizers regex
-    ms_controlnet_backend mindspore packaging typing_extensions functorch""".split()
+    """torch torch_npu diffusers transformers peft accelerate huggingface_hub safetensors numpy torchvision tokenizers
+    regex ms_controlnet_backend mindspore packaging typing_extensions functorch""".split()
 ) | frozenset(sys.stdlib_module_names)
 """Top-level packages whose functions do what their arguments, attributes and namespaces say, and no more. What they
 replace or keep while a module is traced is put back; they are not asked for their closures."""

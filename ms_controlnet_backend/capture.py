@@ -96,9 +96,12 @@ def capture(
     in the component that become one more input of the graph, a vector after the tensors.
     Raises Refused, with upstream's own error as its cause, where the module cannot be traced or is not functional;
     Impure where it does something that a graph cannot do; NotNow while torch's functions are replaced in a way that a
-    trace does not survive. Whatever happens, nothing of it is left in any object.
+    trace does not survive, or where weights have no memory. Whatever happens, nothing of it is left in any object.
     """
     modules = list(component.modules())
+    if any(t.is_meta for t in _tensors(component)):
+        raise NotNow("its weights are brought layer by layer, and are nowhere between calls (sequential offloading); "
+                     "model offloading keeps a component whole")  # fmt: skip
     covered = component if is_own(component, forward) else None
     reach = Reach(modules, covered=covered)
     if reach.untraceable:

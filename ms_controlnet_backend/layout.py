@@ -52,7 +52,20 @@ def laid_out(t: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
     if is_dense(t.shape, strides):
         return torch.empty_strided(t.shape, strides, dtype=t.dtype, device=t.device).copy_(t)
     memory = torch.zeros(extent(t.shape, strides), dtype=t.dtype, device=t.device)
-    once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in strides)  # what lies at one place is equal
-    places = torch.arange(memory.numel(), device=t.device).as_strided(t.shape, strides)[once]
-    memory[places] = t[once]
+    # what lies at one place is equal
+    part = t[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in strides)]
+    if _is_apart(part.shape, strides):
+        memory.as_strided(part.shape, strides).copy_(part)
+    else:
+        memory[torch.arange(memory.numel(), device=t.device).as_strided(part.shape, strides)] = part
     return memory.as_strided(t.shape, strides)
+
+
+def _is_apart(shape, strides) -> bool:
+    """Do no two places of a tensor share memory, as far as is easily seen?"""
+    reached = 0
+    for stride, size in sorted((stride, size) for size, stride in zip(shape, strides) if size != 1):
+        if stride <= reached:
+            return False
+        reached += (size - 1) * stride
+    return True

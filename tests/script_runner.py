@@ -1,8 +1,9 @@
 """Runs scripts one after another in this process: ``script_runner.py FOLDER SIDE:SCRIPT…``
 
 SIDE: ``torch`` (plain torch to which "cuda" means the CPU), ``mindspore`` (the command ``ms-controlnet run``), or
-``bent`` (the same with a SiLU that is off by 2 %). Each script runs in a folder of its own, FOLDER/SIDE/its name, which
-holds the checkpoints and receives the pictures and ``report.json``.
+``bent`` (the same with a SiLU that is off by 2 %); ``torch_npu`` and ``beside`` (it, and the command beside it, where
+"cuda" means the NPU by torch_npu's own ``transfer_to_npu``). Each script runs in a folder of its own, FOLDER/SIDE/its
+name, which holds the checkpoints and receives the pictures and ``report.json``.
 """
 
 from __future__ import annotations
@@ -62,7 +63,21 @@ def on_bent(script: Path) -> dict:
         return on_mindspore(script)
 
 
-SIDES = {"torch": on_torch, "mindspore": on_mindspore, "bent": on_bent}
+def on_torch_npu(script: Path) -> dict:
+    from torch_npu.contrib import transfer_to_npu  # noqa: F401
+
+    runpy.run_path(str(script), run_name="__main__")
+    return {}
+
+
+def beside_torch_npu(script: Path) -> dict:
+    from torch_npu.contrib import transfer_to_npu  # noqa: F401
+
+    return on_mindspore(script)
+
+
+SIDES = {"torch": on_torch, "mindspore": on_mindspore, "bent": on_bent, "torch_npu": on_torch_npu,
+         "beside": beside_torch_npu}  # fmt: skip
 
 
 def run(folder: Path, side: str, script: Path) -> None:

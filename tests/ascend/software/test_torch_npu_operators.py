@@ -131,6 +131,25 @@ def test_gives_what_it_is_said_to(name, device, npu):
             assert distance(got.cpu().double(), expected).relative_rms < limit
 
 
+VIEWS = {
+    "permuted": lambda npu, x: x.permute(2, 0, 1) * 1,
+    "a view": lambda npu, x: (x + 1).permute(2, 0, 1),
+    "axes of size 1": lambda npu, x: (x + 1)[:, :1].transpose(0, 1).unsqueeze(2),
+    "expanded": lambda npu, x: (x + 1)[:, :1].expand(2, 4, 6),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64], ids=str)
+@pytest.mark.parametrize("name", VIEWS)
+def test_strides_are_torch_npus(name, dtype):
+    """int64 is computed in int32, and comes back as what it was."""
+    x = (X * 100).to("npu:0", dtype)
+    expected = VIEWS[name](None, x)
+    (got,) = binding.build("mindspore", device="ascend").evaluate(*captured(VIEWS[name], [x]))
+    look = lambda t: (t.device, t.dtype, t.shape, t.stride())  # noqa: E731
+    assert look(got) == look(expected) and torch.equal(got.cpu(), expected.cpu())
+
+
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_is_not_known_is_named(name, npu):
     """Not computed in another way."""

@@ -106,6 +106,7 @@ ONE(aclnnSilu, floats(), x * sigmoid(x)) ONE(aclnnGelu, floats(), gelu(x)) ONE(a
 ONE(aclnnSin, numbers(), std::sin(x)) ONE(aclnnCos, numbers(), std::cos(x)) ONE(aclnnExp, numbers(), std::exp(x)) ONE(aclnnLog, numbers(), std::log(x))
 ONE(aclnnErf, numbers(), std::erf(x)) ONE(aclnnAbs, numbers(), std::fabs(x)) ONE(aclnnNeg, numbers(), -x) ONE(aclnnFloor, numbers(), std::floor(x))
 ONE(aclnnRelu, numbers(), x > 0 ? x : 0) ONE(aclnnSqrt, numbers(), std::sqrt(x)) ONE(aclnnRsqrt, numbers(), 1 / std::sqrt(x))
+ONE(aclnnExpm1, numbers(), std::expm1(x)) ONE(aclnnSign, numbers(), (x > 0) - (x < 0)) ONE(aclnnRound, numbers(), std::nearbyint(x)) ONE(aclnnCeil, numbers(), std::ceil(x))
 ONE(aclnnReciprocal, numbers(), 1 / x) ONE(aclnnLogicalNot, numbers(), !x)
 ACLNN(aclnnGeluV2, (Tensor self, int64_t approximate, Tensor out), (self, approximate, out)) {
   type(self, floats(), "x");

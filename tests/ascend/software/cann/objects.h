@@ -28,6 +28,7 @@ struct aclTensor {
   int64_t offset;
   int type, format;
   char *data;
+  const aclTensor *origin = nullptr;  // of a copy: the caller's, for the few operators that set the shape of a result
 };
 struct aclScalar { int type; double number; };
 struct aclIntArray { Shape values; };

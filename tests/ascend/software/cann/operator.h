@@ -115,7 +115,11 @@ class Copies {
   }
 
  public:
-  Tensor of(Tensor a) { return {keep(a.raw)}; }
+  Tensor of(Tensor a) {
+    const aclTensor *copy = keep(a.raw);
+    if (copy) const_cast<aclTensor *>(copy)->origin = a.raw;
+    return {copy};
+  }
   Scalar of(Scalar a) { return {keep(a.raw)}; }
   Ints of(Ints a) { return {keep(a.raw)}; }
   Floats of(Floats a) { return {keep(a.raw)}; }

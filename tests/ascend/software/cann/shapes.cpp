@@ -66,7 +66,7 @@ ACLNN(aclnnCat, (Tensors tensors, int64_t dim, Tensor out), (tensors, dim, out))
   int64_t sum = 0;
   for (size_t i = 0; i < tensors.count(); i++) {
     Tensor part = tensors[i];
-    same_type(part, out, "a tensor");
+    NEED(part->type == out->type || (is_float(part->type) && is_float(out->type)), "a tensor is %s beside %s", name_of(part->type), name_of(out->type));
     NEED(part.rank() == out.rank(), "ranks differ");
     for (size_t d = 0; d < out.rank(); d++) NEED(d == along || part->shape[d] == out->shape[d], "%s beside %s", text(part->shape).c_str(), text(out->shape).c_str());
     sum += part->shape[along];
@@ -190,6 +190,20 @@ ACLNN(aclnnIndex, (Tensor self, Tensors index, Tensor out), (self, index, out)) 
       y.insert(y.end(), part.begin(), part.end());
     }
     store(out, y);
+  };
+}
+// The caller gives room for every element, waits, and asks for the shape (aclGetViewShape).
+ACLNN(aclnnNonzero, (Tensor self, Tensor out), (self, out)) {
+  type(out, {INT64}, "out");
+  NEED(out.rank() == 2 && out.size(0) == self.count() && out.size(1) == (int64_t)self.rank(), "out is %s", text(out->shape).c_str());
+  return [=] {
+    Values x = load(self), places;
+    Shape steps = strides(self->shape);
+    for (size_t i = 0; i < x.size(); i++)
+      if (x[i] != 0) for (size_t d = 0; d < self.rank(); d++) places.push_back((int64_t)i / steps[d] % self->shape[d]);
+    Shape found{(int64_t)(self.rank() ? places.size() / self.rank() : 0), (int64_t)self.rank()};
+    store(View{out, found, strides(found), out->offset}, places);
+    const_cast<aclTensor *>(out->origin)->shape = found;
   };
 }
 ACLNN(aclnnEmbedding, (Tensor weight, Tensor index, Tensor out), (weight, index, out)) {
