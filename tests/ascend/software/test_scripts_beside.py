@@ -9,7 +9,7 @@ import script_checkpoints
 import test_scripts
 from test_scripts import SCRIPTS, Results, source
 
-IN_CI = {"sd_canny_offload", "sd_inpaint"}
+IN_CI = {"sd_canny_offload"}
 NOT_THERE = {"sd_canny_xformers", "sd_multi_controlnet"}
 """They want xformers, which knows no NPU."""
 LEFT = {"xl_inpaint", "sd_sequential_offload"}
