@@ -207,6 +207,26 @@ def test_a_new_place_is_seen():
         assert torch.allclose(component(layer.forward, (x,), {}), layer(x), atol=1e-6)
 
 
+class Twice(torch.nn.Module):
+    """Returns the same numbers twice, one time with gaps between them."""
+
+    def forward(self, x):
+        part = (x + 1)[:, :2]
+        return part, part.clone()
+
+
+def test_what_is_computed_once_and_returned_twice():
+    """Each in memory of its own, with its own strides."""
+    module, x = Twice(), torch.randn(3, 4)
+    structure, tensors = Arguments(module.forward).split((x,), {})
+    captured = capture("twice", module, module.forward, structure, tensors)
+    got, expected = backend.build(Options("CPU", strict=True)).evaluate(captured, tensors), module(x)
+    assert [t.stride() for t in got] == [t.stride() for t in expected] == [(4, 1), (2, 1)]
+    assert all(map(torch.equal, got, expected))
+    got[0].zero_()
+    assert torch.equal(got[1], expected[1])
+
+
 def test_noise_like_a_result():
     """torch.randn_like walks memory."""
     engine = backend.build(Options("CPU", strict=True))

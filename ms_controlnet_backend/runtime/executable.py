@@ -124,12 +124,12 @@ class Executable:
 
     def _output(self, i: int, value, layout: Layout, count):
         if isinstance(value, torch.Tensor):  # the host has it
-            out = laid_out(value.to(layout.dtype), layout.strides).to(layout.device)
+            out = laid_out(value.to(layout.device, layout.dtype), layout.strides)
         elif self._stays(layout):
             return self._resident(i, value, layout, count)
         else:
             out = self.transfers.to_torch(value, layout, count)
-        return out.clone() if i in self.apart else out
+        return laid_out(out.clone(), layout.strides) if i in self.apart else out  # a copy closes gaps
 
     def _to_host(self, i: int, value, dtype, count) -> torch.Tensor:
         host = self.transfers.to_host(value, dtype, count)

@@ -92,7 +92,7 @@ class Transfers:
         """A MindSpore tensor as a torch tensor of that layout, wherever it is to be."""
         if npu_memory.is_shared(layout.device, self.target.device):
             return laid_out(npu_memory.to_torch(value, layout.strides).to(layout.dtype), layout.strides)
-        return laid_out(self.to_host(value, layout.dtype, count), layout.strides).to(layout.device)
+        return laid_out(self.to_host(value, layout.dtype, count).to(layout.device), layout.strides)
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
         """A MindSpore tensor of zeros, shared by all who ask: never to be written to."""
