@@ -77,9 +77,7 @@ class Snapshot:
         """True while nothing but the values of tensors changed."""
         try:
             return (
-                not any(self._empty)
-                and list(map(len, self._tables)) == self._lengths
-                and all(map(operator.is_, chain.from_iterable(map(dict.values, self._tables)), self._values))
+                all(map(operator.is_, chain.from_iterable(map(dict.values, self._tables)), self._values))
                 and self._rest_is_same()
                 and self._now() == self._places
             )
@@ -88,7 +86,9 @@ class Snapshot:
 
     def _rest_is_same(self) -> bool:
         return (
-            list(chain.from_iterable(self._tables)) == self._keys
+            not any(self._empty)
+            and list(map(len, self._tables)) == self._lengths
+            and list(chain.from_iterable(self._tables)) == self._keys
             and all(map(operator.eq, self._then, self._live))  # what was decides, not a script's own ``__eq__``
             and all(map(operator.is_, map(_held, self._residents), self._held))
             and self._contents == self._cell_contents()
@@ -101,7 +101,7 @@ class Snapshot:
         """Where tensors lie elsewhere now, or others alike are in their places in tables, and nothing else changed:
         id of one that was replaced → that in its place. None otherwise."""
         try:
-            if any(self._empty) or list(map(len, self._tables)) != self._lengths or not self._rest_is_same():
+            if not self._rest_is_same():
                 return None
         except (RuntimeError, ValueError):
             return None
