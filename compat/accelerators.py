@@ -3,12 +3,11 @@ host is ahead of it, states of random generators, the most memory that was in us
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import torch
 
-from . import cuda_redirection, npu_memory
+from . import cuda_redirection, mindspore_runtime, npu_memory
 
 
 def _modules() -> list:
@@ -19,18 +18,12 @@ def _modules() -> list:
     return [m for m in found if m.is_initialized()]
 
 
-def _mindspore():
-    """The module, where it computes on an NPU."""
-    ms = sys.modules.get("mindspore")
-    return ms if ms is not None and ms.get_context("device_target") != "CPU" else None
-
-
 def synchronize() -> None:
     """Returns when all that was launched is done."""
     for module in _modules():
         module.synchronize()
-    if (ms := _mindspore()) is not None:
-        ms.runtime.synchronize()
+    if mindspore_runtime.computes_on_npu():
+        mindspore_runtime.wait()
 
 
 def random_states() -> list[Callable[[], None]]:
@@ -43,14 +36,14 @@ def forget_peaks() -> None:
     """The most memory is counted anew."""
     for module in _modules():
         module.reset_peak_memory_stats()
-    if (ms := _mindspore()) is not None:
-        ms.runtime.reset_peak_memory_stats()
+    if mindspore_runtime.computes_on_npu():
+        mindspore_runtime.mindspore().runtime.reset_peak_memory_stats()
 
 
 def peak() -> int | None:
     """Bytes of a device's memory that torch's and MindSpore's tensors held at most, each by its own count; None where
     there is no such device."""
     counts = [module.max_memory_allocated() for module in _modules()]
-    if (ms := _mindspore()) is not None:
-        counts.append(ms.runtime.max_memory_allocated())
+    if mindspore_runtime.computes_on_npu():
+        counts.append(mindspore_runtime.mindspore().runtime.max_memory_allocated())
     return sum(counts) if counts else None

@@ -209,9 +209,14 @@ def wait() -> None:
     mindspore().runtime.synchronize()
 
 
+def computes_on_npu() -> bool:
+    """Was MindSpore imported, and does it compute on an NPU?"""
+    return "mindspore" in sys.modules and mindspore().get_context("device_target") != "CPU"
+
+
 def empty_cache() -> None:
     """What the NPU's memory pool does not use goes back, once nothing runs that uses it."""
-    if "mindspore" in sys.modules and mindspore().get_context("device_target") != "CPU":
+    if computes_on_npu():
         wait()
         mindspore().runtime.empty_cache()
 
