@@ -139,8 +139,11 @@ class _InOrder:
 
 
 def in_order():
-    """What MindSpore launches inside the block runs between what torch launched before and what it launches after."""
-    return _InOrder() if current() is not None else _nothing
+    """What MindSpore launches inside the block runs between what torch launched before and what it launches after,
+    where both compute on NPUs."""
+    from .mindspore_runtime import computes_on_npu
+
+    return _InOrder() if current() is not None and computes_on_npu() else _nothing
 
 
 def _wait(later: int, earlier: int) -> None:

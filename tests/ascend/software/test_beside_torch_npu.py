@@ -222,10 +222,8 @@ def test_a_steady_call_copies_nothing_and_waits_for_nothing(clean, npu, name):
     before = npu.report()
     out = call(module, *args)
     after = npu.report()
-    # where nothing is computed once a run, what is rearranged is looked at in every call: all at once
-    looks = int(name in ("decoder", "encoder"))
     crossed = after.crossed(before)
-    assert crossed == dict.fromkeys(crossed, 0) | {"down": looks, "stream_waits": looks}
+    assert crossed == dict.fromkeys(crossed, 0)
     assert not any("Copy" in op for op in after.launched(before)), "an output was copied"
     del out
     stats = [s for s in clean.stats().values() if s.calls]
