@@ -30,13 +30,13 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
-def folder(torch_npu: Path | None = None) -> Path:
-    """The built CANN, built if need be. torch_npu: the folder of that package, where it is for both. Raises
-    subprocess.CalledProcessError."""
+def folder(beside: peer.Peer | None = None) -> Path:
+    """The built CANN, built if need be. beside: whose package runs on it, too. Raises subprocess.CalledProcessError."""
+    torch_npu = beside.folder() / "torch_npu" if beside is peer.TORCH_NPU else None
     inputs = [*sorted(SOURCES.iterdir()), Path(__file__), Path(__file__).with_name("symbols.py")]
     version = metadata.version("mindspore")
     if torch_npu is not None:
-        version += f"-torch_npu-{peer.VERSION}"
+        version += f"-torch_npu-{beside.version}"
     said = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True).stdout
     digest = hashlib.sha256(
         b"\0".join([*(p.read_bytes() for p in inputs), version.encode(), said.encode()])
@@ -98,10 +98,10 @@ def _package(name: str) -> Path:
     return Path(util.find_spec(name).origin).parent
 
 
-def environment(cann: Path, torch_npu: Path | None = None) -> dict[str, str]:
+def environment(cann: Path, beside: peer.Peer | None = None) -> dict[str, str]:
     """What a process needs in order to find it, as CANN's set_env.sh sets it."""
     kernels = cann / "opp" / "built-in" / "op_impl" / "ai_core" / "tbe"
-    paths = [str(kernels), *([] if torch_npu is None else [str(torch_npu.parent)]), os.environ.get("PYTHONPATH")]
+    paths = [str(kernels), *([] if beside is None else [str(beside.folder())]), os.environ.get("PYTHONPATH")]
     return {
         "LD_LIBRARY_PATH": f"{cann}/lib64:{cann}/lib64/driver", "ASCEND_HOME_PATH": str(cann),
         "ASCEND_OPP_PATH": f"{cann}/opp", "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -109,4 +109,4 @@ def environment(cann: Path, torch_npu: Path | None = None) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print(folder(peer.folder() if sys.argv[1:] == ["torch_npu"] else None), file=sys.stdout)
+    print(folder(peer.TORCH_NPU if sys.argv[1:] == ["torch_npu"] else None), file=sys.stdout)

@@ -15,7 +15,7 @@ _children: dict[tuple[Path, str], elsewhere.Child] = {}
 
 def _of(item) -> tuple[Path, str]:
     """Which process it runs in: a file's, a machine's. ``@pytest.mark.npu(soc="Ascend310P3")``: settings that hold from
-    the start (see :class:`npu.SoftwareNPU`). ``torch_npu``, a mark of whole files: it is there, too."""
+    the start (see :class:`npu.SoftwareNPU`). ``torch_npu`` and ``mindone``, marks of whole files: it is there, too."""
     marker = item.get_closest_marker("npu")
     return item.path, ";".join(f"{k}={v}" for k, v in (marker.kwargs if marker else {}).items())
 
@@ -37,7 +37,8 @@ def _lacking(item) -> str | None:
     """What of the machine is not there for this test."""
     if build.compiler() is None:
         return "the software NPU is built with g++ (or $CXX), and there is none"
-    return peer.lacking() if item.get_closest_marker("torch_npu") else None
+    beside = peer.of(item)
+    return None if beside is None else beside.lacking()
 
 
 def _reports(item, nextitem):
@@ -50,7 +51,7 @@ def _reports(item, nextitem):
     child = _children.get(process)
     try:
         if child is None:
-            beside = peer.folder() if item.get_closest_marker("torch_npu") else None
+            beside = peer.of(item)
             variables = build.environment(build.folder(beside), beside) | {"SOFTWARE_NPU": process[1]}
             child = _children[process] = elsewhere.Child(item.config, item.path, variables)
         reports = child.run(item, following)

@@ -24,9 +24,9 @@ class Report(types.SimpleNamespace):
 
 class SoftwareNPU:
     """Settings (``set``): defer, workspace (bytes every operator asks for), skip (all but the arithmetic), skip_from
-    (the same of operators with a tensor of so many elements), hf32,
-    exact_float32 (refuse HF32), any_head_size, fail_allocation (the first that fails), hang, crash, error and wrong
-    (an operator's name), log (a file), trace (who copies and waits, in the log).
+    (the same of operators with a tensor of so many elements), hf32, exact_float32 (refuse HF32), any_head_size,
+    allow_legacy (launch deprecated operators, which compute nothing), fail_allocation (the first that fails), hang,
+    crash, error and wrong (an operator's name), log (a file), trace (who copies and waits, in the log).
     Before the start: soc, devices, memory_gb.
     """
 

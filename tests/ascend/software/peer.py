@@ -1,5 +1,6 @@
-"""torch_npu, for the tests that run beside it. It is installed in a folder of its own, in the cache: in the environment
-of the tests every ``import torch`` would load it."""
+"""Packages for the tests that run beside one, or that count what it does. Each is installed in a folder of its own, in
+the cache: in the environment of the tests every ``import torch`` would load torch_npu, and mindone wants another
+transformers."""
 
 from __future__ import annotations
 
@@ -8,39 +9,58 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-VERSION = "2.13.0"
-"""Which needs the torch of the same number."""
+
+@dataclass(frozen=True)
+class Peer:
+    package: str
+    version: str
+    needs: tuple[str, ...] = ()
+    """What is installed with it, since pip is not to resolve what it requires: MindSpore and torch are there."""
+    torch: str | None = None
+    """The release of torch that it goes with."""
+
+    def lacking(self) -> str | None:
+        """Why it cannot be had here; None where it can."""
+        found = metadata.version("torch")
+        if self.torch is not None and not found.startswith(f"{self.torch}."):
+            return f"{self.package} {self.version} goes with torch {self.torch}, not with {found}"
+        try:
+            self.folder()
+        except subprocess.CalledProcessError as error:
+            return f"pip does not bring {self.package} {self.version}: {error.stderr.strip().splitlines()[-1:]}"
+        return None
+
+    @functools.cache
+    def folder(self) -> Path:
+        """The folder that holds its packages, which pip fetches once. Raises subprocess.CalledProcessError."""
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        base = caches / "ms_controlnet_backend" / f"{self.package}-{self.version}-{sys.implementation.cache_tag}"
+        if not base.exists():
+            base.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=base.parent) as scratch:
+                wanted = [f"{self.package}=={self.version}", *self.needs]
+                pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", scratch, *wanted]
+                subprocess.run(pip, check=True, capture_output=True, text=True)
+                try:
+                    os.rename(scratch, base)
+                    os.mkdir(scratch)  # for its removal
+                except OSError:  # another process was faster
+                    pass
+        return base
 
 
-@functools.cache
-def lacking() -> str | None:
-    """Why it cannot be had here; None where it can."""
-    found = metadata.version("torch").partition("+")[0]
-    if found.rpartition(".")[0] != VERSION.rpartition(".")[0]:
-        return f"torch_npu {VERSION} goes with torch {VERSION}, not with {found}"
-    try:
-        folder()
-    except subprocess.CalledProcessError as error:
-        return f"pip does not bring torch_npu {VERSION}: {error.stderr.strip().splitlines()[-1:]}"
-    return None
+TORCH_NPU = Peer("torch_npu", "2.13.0", torch="2.13")
+MINDONE = Peer(
+    "mindone", "0.5.0",
+    ("diffusers==0.35.2", "transformers==4.57.1", "huggingface_hub==0.36.0", "tokenizers==0.22.1", "mindcv==0.3.0",
+     "trampoline", "omegaconf", "antlr4-python3-runtime==4.9.3"),
+)  # fmt: skip
 
 
-@functools.cache
-def folder() -> Path:
-    """The folder of the package, which pip fetches once. Raises subprocess.CalledProcessError."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    base = caches / "ms_controlnet_backend" / f"torch_npu-{VERSION}-{sys.implementation.cache_tag}"
-    if not base.exists():
-        base.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=base.parent) as scratch:
-            pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", scratch, f"torch_npu=={VERSION}"]
-            subprocess.run(pip, check=True, capture_output=True, text=True)
-            try:
-                os.rename(scratch, base)
-                os.mkdir(scratch)  # for its removal
-            except OSError:  # another process was faster
-                pass
-    return base / "torch_npu"
+def of(item) -> Peer | None:
+    """The one by whose name a test is marked."""
+    return next((p for p in (TORCH_NPU, MINDONE) if item.get_closest_marker(p.package)), None)

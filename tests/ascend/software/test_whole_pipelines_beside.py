@@ -19,7 +19,10 @@ PEAK = 1.05
 """The most memory, in torch_npu's."""
 
 
-def drawn(npu, pipe) -> tuple[dict, dict, float]:
+PROMPTS = dict(prompt="a", negative_prompt="b")
+
+
+def drawn(npu, pipe, **prompts) -> tuple[dict, dict, float]:
     """(launches of a step, what crossed in it, the most MiB of the device's memory)"""
     reports = []
 
@@ -30,10 +33,17 @@ def drawn(npu, pipe) -> tuple[dict, dict, float]:
     for _ in range(2):
         reports.clear()
         npu.reset()
-        pipe("a", negative_prompt="b", image=models.picture(1, 512), height=512, width=512, output_type="np",
+        pipe(**prompts or PROMPTS, image=models.picture(1, 512), height=512, width=512, output_type="np",
              num_inference_steps=4, callback_on_step_end=tick)  # fmt: skip
     before, after = reports[-3:-1]  # the last step of DDIM reads less
     return after.launched(before), after.crossed(before), npu.report().peak / MIB
+
+
+def row(name: str, launches: dict, crossed: dict, peak: float) -> str:
+    """Of the table in docs/torch_npu.md."""
+    waits = sum(n for what, n in crossed.items() if what.endswith("waits"))
+    copies = ", ".join(str(crossed[what]) for what in ("up", "down", "within"))
+    return f"| {name} | {sum(launches.values())} | {copies}, {waits} | {peak:.0f} |"
 
 
 def test_beside_torch_npu_and_without(clean, npu):
@@ -54,10 +64,8 @@ def test_beside_torch_npu_and_without(clean, npu):
     weights = sum(p.nbytes for m in (pipe.unet, pipe.controlnet, pipe.vae, pipe.text_encoder) for p in m.parameters())
     print("\n| | launches a step | up, down, within, waits a step | most device memory, MiB |")
     print("| --- | --- | --- | --- |")
-    for name, (launches, crossed, peak) in figures.items():
-        waits = sum(n for what, n in crossed.items() if what.endswith("waits"))
-        copies = ", ".join(str(crossed[what]) for what in ("up", "down", "within"))
-        print(f"| {name} | {sum(launches.values())} | {copies}, {waits} | {peak:.0f} |")
+    for name, counted in figures.items():
+        print(row(name, *counted))
     print(f"weights {weights / MIB:.0f}, rearranged besides {sum(kept.values()) / MIB:.0f}; torch_npu's pool "
           f"{torch.npu.max_memory_reserved() / MIB:.0f} at most, "
           f"MindSpore's {ms.runtime.max_memory_reserved() / MIB:.0f}")  # fmt: skip
