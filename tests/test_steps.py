@@ -1,13 +1,11 @@
 """Work done once a run, work not done at all, and what never compiles again."""
 
 import models
-import numpy as np
 import parity
 import pytest
 import torch
 
 import ms_controlnet_backend
-from ms_controlnet_backend.runtime.identity import contents, identities
 
 
 @pytest.fixture
@@ -124,34 +122,6 @@ def test_equal_views_of_one_tensor_hit(pipe):
     assert stats("unet").prologue_runs == 1
     unet_call(pipe.unet, LATENTS, both.chunk(2)[0])
     assert stats("unet").prologue_runs == 2
-
-
-def test_contents():
-    x = torch.randn(3, 5)
-    assert contents(x) == contents(x.clone())
-    assert contents(x) != contents(x.flip(0)) and contents(x) != contents(-x) and contents(x) != contents(x.t())
-    y = x.clone()
-    y[1, 2] += 1e-3
-    assert contents(y) != contents(x)
-    for dtype in (torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.float64):
-        assert np.isfinite(contents(torch.ones(4, 3).to(dtype)))
-    with torch.inference_mode():
-        assert contents(torch.ones(2, 2)) == contents(torch.ones(2, 2))
-
-
-@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
-def test_contents_that_are_not_finite(value):
-    """What else changes beside an infinite number, in a mask say, is seen; and what does not change is the same."""
-    x = torch.randn(3, 5)
-    x[0, 0] = value
-    y = x.clone()
-    y[1, 2] += 1e-3
-    assert contents(x) == contents(x.clone()) != contents(y)
-    pair = [x, torch.randn(2)]
-    before = identities(pair)
-    assert identities(pair) == before
-    x.data[1, 2] += 1e-3
-    assert identities(pair) != before
 
 
 def test_controlnet_outside_its_window_is_not_run(clean):

@@ -1,5 +1,8 @@
 """Weights: on torch's own memory where that can be, one copy of the others, which follows whatever is written."""
 
+import itertools
+import math
+
 import models
 import parity
 import pytest
@@ -8,9 +11,10 @@ from ms_controlnet_backend.compat import mindspore_runtime
 
 import ms_controlnet_backend
 from ms_controlnet_backend import binding
+from ms_controlnet_backend.runtime.identity import checksum, identities, identity
 from ms_controlnet_backend.runtime.target import Target
 from ms_controlnet_backend.runtime.watch import Watch
-from ms_controlnet_backend.runtime.weights import Weight, WeightStore, checksum
+from ms_controlnet_backend.runtime.weights import Weight, WeightStore
 
 SHAPES = [(64, 32, 3, 3), (7, 5), (3,), ()]
 
@@ -60,6 +64,47 @@ def test_checksum_of_any_layout():
     t = torch.randn(4, 6, 5).half()
     assert checksum(t) == checksum(t.clone())
     assert checksum(t.transpose(0, 1)) == checksum(t.transpose(0, 1).contiguous())
+    assert checksum(t.view(-1)[1:]) == checksum(t.view(-1)[1:].clone())
+    with torch.inference_mode():
+        assert checksum(t.clone()) == checksum(t)
+
+
+def swapped(t, i, j):
+    t[i], t[j] = t[j].clone(), t[i].clone()
+
+
+CHANGES = {
+    "two places": lambda t: swapped(t, 1, t.numel() - 1),
+    "neighbours": lambda t: swapped(t, t.numel() // 2, t.numel() // 2 + 1),
+    "rows of words": lambda t: swapped(t, slice(0, 4096), slice(4096, 8192)),
+    "columns": lambda t: swapped(t, 0, 4096),
+    "halves": lambda t: swapped(t, slice(0, t.numel() // 2), slice(t.numel() // 2, t.numel() // 2 * 2)),
+    "order": lambda t: t.copy_(t.flip(0)),
+    "a value": lambda t: t[3].add_(1),
+    "the last bit": lambda t: t.view(torch.uint8)[-1].bitwise_xor_(1),
+}
+
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int8]
+
+
+@pytest.mark.parametrize("special", [None, math.inf, math.nan])
+@pytest.mark.parametrize("look", [checksum, identity, lambda t: identities([t, t])], ids=["sum", "one", "all"])
+def test_every_change_is_seen(look, special):
+    """Past the version counter: values that change places, too, and beside what is not finite."""
+    for dtype, count in itertools.product(DTYPES, (5, 4099, 8192, 3 * 8192 + 4095)):
+        original = (torch.rand(count, generator=torch.Generator().manual_seed(0)) * 100).to(dtype)
+        if special is not None and dtype.is_floating_point:
+            original[2] = special
+        t = original.clone()
+        before = look(t)
+        assert look(t) == before
+        for name, change in CHANGES.items():
+            if count >= 8192 or name not in ("rows of words", "columns"):
+                t.data.copy_(original)
+                change(t.data)
+                changed = not torch.equal(t.view(torch.uint8), original.view(torch.uint8))
+                assert (look(t) != before) == changed, (dtype, count, name)
 
 
 def graphs_of(module):

@@ -7,31 +7,58 @@ The contents of what torch has on an accelerator are not looked at: the host wou
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 
 import torch
 
 SMALL = 2**13
 """Elements of a tensor up to which it is looked at together with others."""
+_ROW = 1024
+"""Words of 64 bits that are summed up at a time."""
 
 
 def checksum(t: torch.Tensor) -> int:
-    """The sum of a tensor's bits, read as 64-bit numbers where that is possible: a fifth of a conversion's time."""
+    """Of a tensor's bits, and of their places: two values that change places change it. The sum of all 64-bit words,
+    each times a number of its row and one of its column, modulo 2**64 (multilinear hashing)."""
     if t.device.type != "cpu":
         return _on_device(t).item()
     flat = t.detach().contiguous().view(-1)
+    if flat.data_ptr() % 8 or flat.storage_offset() * flat.element_size() % 8:
+        flat = flat.clone()
     per_word = 8 // flat.element_size()
-    aligned = flat.data_ptr() % 8 == 0 and flat.storage_offset() % per_word == 0
-    words = flat.numel() // per_word * per_word if aligned else 0
-    total = flat[:words].view(torch.int64).sum().item() if words else 0
-    return total + flat[words:].view(torch.uint8).sum().item()
+    whole = flat.numel() // per_word
+    words, rest = flat[: whole * per_word].view(torch.int64), flat[whole * per_word :].view(torch.uint8)
+    rows = whole // _ROW
+    numbers = _numbers(_ROW + rows + 2)
+    columns, of_rows = numbers[:_ROW], numbers[_ROW:]
+    sums = []
+    if rows:
+        sums.append(torch.mv(words[: rows * _ROW].view(rows, _ROW), columns))
+    for last in (words[rows * _ROW :], rest):
+        sums.append(torch.dot(last.to(torch.int64), columns[: last.numel()]).reshape(1))
+    sums = torch.cat(sums)
+    return torch.dot(sums, of_rows[: sums.numel()]).item()
+
+
+@functools.cache
+def _power_of_numbers(n: int) -> torch.Tensor:
+    with torch.inference_mode(False):
+        return torch.randint(-(2**62), 2**62, (n,), generator=torch.Generator().manual_seed(n)) * 2 + 1
+
+
+def _numbers(n: int) -> torch.Tensor:
+    """At least n odd ones without a pattern, always the same."""
+    return _power_of_numbers(1 << (n - 1).bit_length())
 
 
 def _on_device(t: torch.Tensor) -> torch.Tensor:
-    """Of small numbers, whose sum is exact on an accelerator."""
+    """Of sums that are exact on an accelerator: those of rows and those of columns, each times its place."""
     flat = t.detach().contiguous().view(-1)
-    return flat.view(torch.int16 if flat.element_size() % 2 == 0 else torch.uint8).sum()
+    flat = flat.view(torch.int16 if flat.element_size() % 2 == 0 else torch.uint8)
+    rows = flat.numel() // _ROW
+    block = flat[: rows * _ROW].view(rows, _ROW)
+    sums = torch.cat([block.sum(0), block.sum(1), flat[rows * _ROW :].to(torch.int64)])
+    return (sums * torch.arange(1, sums.numel() + 1, device=t.device)).sum()
 
 
 def checksums(tensors: Sequence[torch.Tensor | None]) -> list[int | None]:
@@ -43,49 +70,26 @@ def checksums(tensors: Sequence[torch.Tensor | None]) -> list[int | None]:
 
 
 def _place(t: torch.Tensor) -> tuple:
-    """Of an inference tensor with every bit of its contents: a sum of numbers loses the smallest changes."""
-    version = checksum(t) if t.is_inference() else t._version
-    return t.data_ptr(), t.shape, t.stride(), t.dtype, version
+    return t.data_ptr(), t.shape, t.stride(), t.dtype, None if t.is_inference() else t._version
 
 
 def identity(t: torch.Tensor) -> tuple:
-    """Equal for two views of the same memory that nothing was written to in between. Contents take part as a weighted
-    sum: writes through ``.data`` or NumPy leave no other mark. Only valid while the memory is kept from being freed."""
-    return *_place(t), *([contents(t)] if t.device.type == "cpu" else [])
+    """Equal for two views of the same memory that nothing was written to in between. Contents take part: writes through
+    ``.data`` or NumPy leave no other mark. Only valid while the memory is kept from being freed."""
+    return *_place(t), *([checksum(t)] if t.device.type == "cpu" or t.is_inference() else [])
 
 
 def identities(tensors: Sequence[torch.Tensor]) -> tuple:
     """Equal as long as :func:`identity` of each is; the contents of small ones take part together."""
     small, numbers = [], []
-    for t in (t for t in tensors if t.device.type == "cpu"):
-        if t.dtype is torch.float32 and t.numel() <= SMALL:
+    for t in (t for t in tensors if t.device.type == "cpu" or t.is_inference()):
+        if t.device.type == "cpu" and t.dtype is torch.float32 and t.numel() <= SMALL:
             small.append(t.detach().reshape(-1))
         else:
-            numbers.append(contents(t))
+            numbers.append(checksum(t))
     if small:
-        numbers.append(contents(torch.cat(small)))
+        numbers.append(checksum(torch.cat(small)))
     return tuple(map(_place, tensors)), tuple(numbers)
-
-
-def contents(t: torch.Tensor) -> float:
-    """A number that changes with the contents: the sum of the elements, weighted by their places; where one of them is
-    infinite (a mask's) or none, which the sum would be too whatever the others are, the sum of the bits."""
-    flat = t.detach().reshape(-1)
-    if flat.dtype is not torch.float32:
-        flat = flat.float()
-    weighted = torch.dot(flat, _ramp(_round_up(flat.numel()))[: flat.numel()]).item()
-    return weighted if math.isfinite(weighted) else checksum(flat)
-
-
-def _round_up(n: int) -> int:
-    return 1 << max(0, n - 1).bit_length()
-
-
-@functools.cache
-def _ramp(n: int) -> torch.Tensor:
-    """n different weights between 1 and 2, without a pattern that a tensor could follow."""
-    with torch.inference_mode(False):
-        return 1 + torch.rand(n, generator=torch.Generator().manual_seed(n))
 
 
 def same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -14,9 +14,7 @@ NOT_THERE = {"sd_canny_xformers", "sd_multi_controlnet"}
 """They want xformers, which knows no NPU."""
 LEFT = {"xl_inpaint", "sd_sequential_offload"}
 """Their weights are brought layer by layer: torch_npu computes."""
-UNTAUGHT = {"sd_safety_checker", "sd_faster"}
-"""The software NPU does not compute what torch_npu wants for them."""
-NAMES = [n for n in SCRIPTS if n not in NOT_THERE | UNTAUGHT]
+NAMES = [n for n in SCRIPTS if n not in NOT_THERE]
 
 # torch_npu gives the attention kernel the tiny models' heads as they are
 pytestmark = [pytest.mark.torch_npu, pytest.mark.npu(any_head_size=1), pytest.mark.slow, pytest.mark.timeout(2400)]

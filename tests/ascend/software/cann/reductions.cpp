@@ -1,4 +1,4 @@
-// Operators along dimensions: CANN's documents aclnnMean, aclnnReduceSum, aclnnAmax, aclnnSoftmax, aclnnCumsum, aclnnArgMax …
+// Operators along dimensions: CANN's documents aclnnMean, aclnnReduceSum, aclnnAmax, aclnnSoftmax, aclnnCumsum, aclnnArgMax, aclnnLinalgVectorNorm …
 #include "numbers.h"
 
 typedef std::vector<double> Values;
@@ -45,8 +45,9 @@ ACLNN(aclnnArgMax, (Tensor self, int64_t dim, bool keepdim, Tensor out), (self, 
   };
 }
 
-// Over several dimensions, all of them where none is named.
-template <class F> static Kernel reduce(Tensor self, Ints dims, bool keepdim, Tensor out, double start, F f, bool mean = false) {
+// Over several dimensions, all of them where none is named. end(y, n): of what n elements came to.
+static double itself(double y, double) { return y; }
+template <class F> static Kernel reduce(Tensor self, Ints dims, bool keepdim, Tensor out, double start, F f, double (*end)(double, double) = itself) {
   std::vector<bool> gone(self.rank(), (*dims).empty());
   for (auto dim : *dims) gone.at(axis(dim, self.rank())) = true;
   Shape stride(self.rank(), 0), expected;
@@ -57,7 +58,7 @@ template <class F> static Kernel reduce(Tensor self, Ints dims, bool keepdim, Te
   return [=] {
     Values x = load(self), y(kept, start);
     each(self->shape, stride, 0, [&](int64_t i, int64_t at) { y[at] = f(y[at], x[i]); });
-    if (mean) for (auto &value : y) value /= (double)x.size() / kept;
+    for (auto &value : y) value = end(value, (double)x.size() / kept);
     store(out, y);
   };
 }
@@ -65,7 +66,7 @@ static double plus(double sum, double x) { return sum + x; }
 ACLNN(aclnnMean, (Tensor self, Ints dim, bool keepdim, int32_t dtype, Tensor out), (self, dim, keepdim, dtype, out)) {
   type(self, floats(), "self");
   NEED(out->type == dtype, "out is %s", name_of(out->type));
-  return reduce(self, dim, keepdim, out, 0, plus, true);
+  return reduce(self, dim, keepdim, out, 0, plus, [](double sum, double n) { return sum / n; });
 }
 ACLNN(aclnnReduceSum, (Tensor self, Ints dims, bool keepdim, int32_t dtype, Tensor out), (self, dims, keepdim, dtype, out)) {
   NEED(out->type == dtype, "out is %s", name_of(out->type));
@@ -76,3 +77,9 @@ ACLNN(aclnnReduceSum, (Tensor self, Ints dims, bool keepdim, int32_t dtype, Tens
     return reduce(self, dim, keepdim, out, START, [](double y, double x) -> double { return EXPRESSION; }); \
   }
 OVER(aclnnAmax, -INFINITY, std::max(y, x)) OVER(aclnnAmin, INFINITY, std::min(y, x)) OVER(aclnnAny, 0, y || x) OVER(aclnnAll, 1, y && x)
+ACLNN(aclnnLinalgVectorNorm, (Tensor self, Scalar ord, Ints dims, bool keepdim, int32_t dtype, Tensor out), (self, ord, dims, keepdim, dtype, out)) {
+  type(self, floats(), "self");
+  NEED(ord && *ord == 2, "the norm of order %s is not taught", said(ord).c_str());
+  NEED(out->type == dtype, "out is %s", name_of(out->type));
+  return reduce(self, dims, keepdim, out, 0, [](double sum, double x) { return sum + x * x; }, [](double sum, double) { return std::sqrt(sum); });
+}
