@@ -21,6 +21,7 @@ from .compat import model_outputs, torch_export
 from .errors import NotNow, Refused, first_line
 from .foreign import Impure, effects, hooked, unfollowed
 from .intercept import is_own
+from .interruptions import raise_if_scripts
 from .layout import Layout
 from .reach import Reach
 from .settings import OWNER, Settings
@@ -141,6 +142,8 @@ def capture(
         failure = error.__cause__ if isinstance(error, torch_export.Failed) else error
     finally:
         changes += state.put_back()
+    if failure is not None:
+        raise_if_scripts(failure)
     impure = effects(component, reach, changes)
     if impure is not None:
         raise impure from failure

@@ -1,5 +1,7 @@
 """Errors raised by the backend; each message says what to do."""
 
+from .interruptions import raise_if_scripts
+
 
 class BackendError(RuntimeError):
     """Base class of every error this package raises on purpose."""
@@ -73,7 +75,9 @@ def naming(reason: Refused, label: str) -> Refused:
 
 
 def refusal(error: Exception) -> Refused:
-    """The error itself, or a Refused that names it: what cannot be compiled, for whatever reason, stays on torch."""
+    """The error itself, or a Refused that names it: what cannot be compiled, for whatever reason, stays on torch.
+    Raises what is the script's own."""
+    raise_if_scripts(error)
     if isinstance(error, Refused):
         return error
     return Refused(f"unexpected {type(error).__name__}: {first_line(error)}")

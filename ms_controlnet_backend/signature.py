@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from .errors import Refused
@@ -38,7 +39,7 @@ class Structure:
 class Arguments:
     """Splits the calls of one forward function.
 
-    scalars: arguments whose Python numbers and 0-d tensors, also in a list, are fed as 0-d float32 tensors.
+    scalars: arguments whose Python and NumPy numbers and 0-d tensors, also in a list, are fed as 0-d float32 tensors.
     """
 
     def __init__(self, forward: Callable, scalars: Sequence[str] = ()):
@@ -84,7 +85,7 @@ def without_strides(key):
 
 
 def _as_scalar(value):
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
         return torch.tensor(float(value), dtype=torch.float32)
     if isinstance(value, torch.Tensor) and value.ndim == 0 and value.dtype is not torch.float32:
         return value.to(torch.float32)
@@ -101,6 +102,8 @@ def _flatten(path: str, value, names: list, tensors: list):
         return ("tensor", value.dtype, tuple(value.shape), value.device, value.stride()), _T
     if isinstance(value, _PLAIN):
         return (type(value), repr(value) if isinstance(value, float) else value), value
+    if isinstance(value, np.generic) and isinstance(value.item(), _PLAIN):
+        return (type(value), repr(value.item())), value
     if type(value) in (list, tuple):
         parts = [_flatten(f"{path}_{i}", v, names, tensors) for i, v in enumerate(value)]
         return (type(value), *(k for k, _ in parts)), type(value)(t for _, t in parts)

@@ -4,6 +4,7 @@ import contextlib
 import sys
 
 import models
+import numpy as np
 import pytest
 import torch
 
@@ -164,3 +165,42 @@ def test_costs_little():
     ratio = sorted(ratios)[len(ratios) // 2]
     print(f"\nfreshness check: {ratio:.1%} of the tiny UNet's step on torch")
     assert ratio < 0.15
+
+
+class Odd:
+    """It cannot be referred to weakly, so that it is compared by ``==``."""
+
+    __slots__ = ("result",)
+
+    def __init__(self, result):
+        self.result = result
+
+    def __eq__(self, other):
+        return self.result()
+
+    __hash__ = None
+
+
+def fails():
+    raise ZeroDivisionError("it cannot be compared")
+
+
+PLACES = {
+    "attribute": lambda m, o: setattr(m, "odd", o),
+    "tuple": lambda m, o: setattr(m, "odd", (1, o)),
+    "list": lambda m, o: setattr(m.processor, "odd", [o]),
+    "dict": lambda m, o: m.processor.options["inner"].update(odd=(o,)),
+}
+
+
+@pytest.mark.parametrize("result", [fails, lambda: np.array([True, False]), lambda: torch.ones(2), lambda: None])
+@pytest.mark.parametrize("place", PLACES)
+def test_what_cannot_be_compared_has_changed(place, result):
+    """And what it is stays the script's: nothing is raised."""
+    m = Module()
+    PLACES[place](m, Odd(result))
+    snapshot = Snapshot(m)
+    assert snapshot.same()
+    PLACES[place](m, Odd(result))
+    assert not snapshot.same() and snapshot.moved() is None
+    assert snapshot.foreign_changes() == []

@@ -1,6 +1,7 @@
 """Work done once a run, work not done at all, and what never compiles again."""
 
 import models
+import numpy as np
 import parity
 import pytest
 import torch
@@ -188,3 +189,47 @@ def test_the_cache_is_bounded(clean):
         x = torch.randn(1, 4, size, size)
         assert parity.relative_error(unet_call(pipe.unet, x, text), unet_call(reference, x, text)) < parity.COMPONENT
     assert (stats("unet").compiles, stats("unet").evicted) == (4, 2)
+
+
+TIMES = {
+    "NumPy": [np.int64(3), np.int32(3), np.uint8(3), np.float64(3), np.array(3)[()]],
+    "Python": [3, 3.0, True + 2, 3 + 2**40 - 2**40],
+    "0-d": [torch.tensor(3, dtype=t) for t in (torch.int64, torch.int32, torch.uint8, torch.float32, torch.float64)],
+}
+SMALL = (np.uint8, torch.uint8)  # which 403 does not fit
+
+
+@pytest.mark.parametrize("numbers", TIMES)
+def test_a_time_step_of_any_kind(pipe, numbers):
+    """One graph for all of them."""
+    reference = models.unet()
+    text = torch.randn(1, 77, 16, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        for time in (*TIMES[numbers], *(t + 400 for t in TIMES[numbers] if getattr(t, "dtype", None) not in SMALL)):
+            got, expected = (unet(LATENTS, time, text).sample for unet in (pipe.unet, reference))
+            assert parity.relative_error(got, expected) < parity.COMPONENT, repr(time)
+    assert stats("unet").compiles == 1
+
+
+@pytest.mark.parametrize("time", [torch.tensor([7]), torch.tensor([7, 8]), torch.tensor([7.5, 8.5])], ids=repr)
+def test_time_steps_of_each_picture(pipe, time):
+    reference = models.unet()
+    text = torch.randn(2, 77, 16, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        got, expected = (unet(torch.cat([LATENTS, -LATENTS]), time, text).sample for unet in (pipe.unet, reference))
+    assert parity.relative_error(got, expected) < parity.COMPONENT
+    assert stats("unet").compiles == 1
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16, float, torch.tensor])
+def test_a_scale_of_any_kind(pipe, kind):
+    """Negative ones, too: a residual that is taken away is none that is left out."""
+    reference = models.controlnet(10)
+    call = dict(sample=LATENTS, timestep=3, encoder_hidden_states=torch.randn(1, 77, 16), return_dict=False,
+                controlnet_cond=torch.rand(1, 3, 64, 64))  # fmt: skip
+    with torch.no_grad():
+        for scale in (0.5, -0.75, 1.5):
+            got, expected = (net(conditioning_scale=kind(scale), **call) for net in (pipe.controlnet, reference))
+            for ours, theirs in zip([*got[0], got[1]], [*expected[0], expected[1]]):
+                assert parity.relative_error(ours, theirs) < parity.COMPONENT
+    assert stats("controlnet").compiles == 1

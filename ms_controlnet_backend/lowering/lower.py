@@ -7,6 +7,7 @@ import re
 from types import MappingProxyType
 
 from ..errors import NotLowered, Refused, Unsupported, refusal
+from ..interruptions import raise_if_scripts
 from ..plugins import Registry
 from .ascend.builder import AscendBuilder
 from .builder import Builder, Program, Value
@@ -88,6 +89,7 @@ def _call(node, environment, registry: Registry, builder: Builder, cut: bool):
     try:
         return _lowered(node, environment, registry, builder)
     except Exception as error:  # noqa: BLE001 - what a lowering raises costs its operator, not the graph
+        raise_if_scripts(error)
         if not cut:
             raise
         known = isinstance(error, Refused)

@@ -250,8 +250,9 @@ class Component:
             try:
                 output = self._run(graph, tensors + self._settings.tensors())
             except Exception as error:
+                reason = self._reason(error)
                 self._graphs.pop(structure.key, None)
-                self._refused[structure.key] = self._reason(error), self._settings.values()
+                self._refused[structure.key] = reason, self._settings.values()
                 raise
             self.stats.seconds += time.perf_counter() - started
         else:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..errors import Refused, first_line
+from ..interruptions import raise_if_scripts
 from ..lowering.host_call import HOST_ONLY, HostCall
 from ..lowering.lower import HOW_TO_ADD
 from ..lowering.program import Program, Value
@@ -108,6 +109,7 @@ class _Run:
         try:
             out = call.run(lambda a: self.on_host(a.value, a.dtype))
         except Exception as error:
+            raise_if_scripts(error)
             message = f"{type(error).__name__}: {first_line(error)}"
             raise Refused(f"{call.op} on the host: {message}") from error
         self.host.update(zip(call.outputs, out))

@@ -13,6 +13,7 @@ from ..capture import Captured, captured_node
 from ..compat import mindspore_runtime, torch_operators
 from ..compat.torch_export import version_of
 from ..errors import Refused, refusal
+from ..interruptions import raise_if_scripts
 from ..layout import Layout
 from .recent import Recent
 from .resident import Held, ResidentTensor, Uploaded, device_value, plain
@@ -59,6 +60,7 @@ class Eager:
                 return graph(values, count)
             graph, output = self._build(_captured(op, leaves, spec, places), values)
         except Exception as error:  # noqa: BLE001 - as for whole components
+            raise_if_scripts(error)
             if not isinstance(error, Refused):
                 logger.warning("%s between components runs on torch: %s", op, refusal(error))
             graph = output = NotImplemented
@@ -142,6 +144,7 @@ def _captured(op, leaves: list, spec, places: list[int]) -> Captured:
         try:
             result = op(*args, **kwargs)
         except Exception as error:
+            raise_if_scripts(error)
             raise Refused(f"{op} has no fake kernel: {error}") from error
     args, kwargs = pytree.tree_unflatten(leaves, spec)
     node = graph.call_function(op, args, kwargs)

@@ -17,6 +17,7 @@ from ..compat import device_errors, mindspore_runtime, npu_memory, watchers
 from ..compat.compile_cache import CompileCache
 from ..errors import DeviceFailed, Refused
 from ..hookspecs import Compiled
+from ..interruptions import raise_if_scripts
 from ..layout import Layout, laid_out
 from ..lowering.ascend import BESIDE
 from ..lowering.host_call import remember_strides
@@ -265,7 +266,9 @@ def _apart(nodes: list, values: list) -> set[int]:
 
 
 def failure(error: Exception, label: str) -> DeviceFailed | None:
-    """What to raise in place of an error of the device's in that component; None for another error."""
+    """What to raise in place of an error of the device's in that component; None for another error. Raises what is the
+    script's own."""
+    raise_if_scripts(error)
     if isinstance(error, Refused):
         return None
     said = device_errors.message(error)

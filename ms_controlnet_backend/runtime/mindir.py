@@ -9,6 +9,7 @@ import torch
 from .. import codegen
 from ..compat import mindir, mindspore_runtime
 from ..errors import Refused
+from ..interruptions import raise_if_scripts
 from ..lowering.program import Program, Value
 from .source_cache import SourceCache, load
 from .target import Target
@@ -26,6 +27,7 @@ def write(program: Program, path: Path, target: Target, cache: SourceCache) -> l
         try:
             files = mindir.export(cell, [_example(v) for v in program.inputs], path)
         except Exception as error:  # noqa: BLE001 - whatever MindSpore's front end raises
+            raise_if_scripts(error)
             raise Refused(f"MindSpore does not export {program.name}: {type(error).__name__}: {error}") from error
     wanted = [(v.shape, v.dtype) for v in program.outputs]
     inferred = mindir.outputs(mindir.graph_file(files))

@@ -14,6 +14,7 @@ import torch
 
 from ..compat import libraries
 from ..compat.replacements import ABSENT, original_of, originals_of
+from ..interruptions import raise_if_scripts
 from ..reach import Reach
 
 
@@ -67,8 +68,8 @@ class Resolved:
         try:
             if list(map(len, self._dicts)) == self._sizes and self._values == self._now():
                 return True
-        except (KeyError, RuntimeError, ValueError):  # gone; or a comparison that came down to tensors or arrays
-            pass
+        except Exception as error:  # noqa: BLE001 - gone; or a comparison came down to tensors or a script's __eq__
+            raise_if_scripts(error)
         return self._same_but_for_dispatchers()
 
     def changed(self) -> list[tuple]:
@@ -110,4 +111,10 @@ def _equal(now, then) -> bool:
     """Of numbers, texts and tuples of them, and of what is held weakly."""
     if isinstance(then, _Same):
         return then == now
-    return type(now) is type(then) and isinstance(now, (int, float, complex, str, bytes, tuple)) and now == then
+    if type(now) is not type(then) or not isinstance(now, (int, float, complex, str, bytes, tuple)):
+        return False
+    try:
+        return bool(now == then)
+    except Exception as error:  # noqa: BLE001 - as above
+        raise_if_scripts(error)
+        return False

@@ -18,6 +18,7 @@ import torch
 from ..compat.accelerate_hooks import PLACED
 from ..compat.tensor_guards import Looks
 from ..compat.torch_export import TABLES
+from ..interruptions import raise_if_scripts
 from ..reach import Reach
 from ..settings import AnyNumber
 from ..state import Change
@@ -81,7 +82,8 @@ class Snapshot:
                 and self._rest_is_same()
                 and self._now() == self._places
             )
-        except (RuntimeError, ValueError):  # a comparison that came down to the values of tensors, or an empty cell
+        except Exception as error:  # noqa: BLE001 - a comparison came down to tensors, a script's __eq__, an empty cell
+            raise_if_scripts(error)
             return False
 
     def _rest_is_same(self) -> bool:
@@ -103,7 +105,8 @@ class Snapshot:
         try:
             if not self._rest_is_same():
                 return None
-        except (RuntimeError, ValueError):
+        except Exception as error:  # noqa: BLE001 - as in same
+            raise_if_scripts(error)
             return None
         now = chain.from_iterable(map(dict.values, self._tables))
         replaced = [(a, b) for a, b in zip(self._values, now) if a is not b]
@@ -226,5 +229,6 @@ def _alike(a, b) -> bool:
 def _differs(now, then) -> bool:
     try:
         return not then == now
-    except (RuntimeError, ValueError):  # a comparison that came down to the values of tensors or arrays
+    except Exception as error:  # noqa: BLE001 - a comparison came down to tensors, or to a script's own __eq__
+        raise_if_scripts(error)
         return True
