@@ -18,7 +18,7 @@ import sys
 import threading
 
 from ..errors import DeviceUnavailable, UnknownDevice
-from . import ascend, floating_point, npu_memory, versions
+from . import ascend, floating_point, forks, npu_memory, versions
 from .compile_cache import CompileCache
 
 LOCK = threading.RLock()
@@ -266,6 +266,7 @@ class Graph:
 
     def __call__(self, *tensors):
         """MindSpore tensors in, a tuple of MindSpore tensors out; LOCK must be held."""
+        forks.began()
         with npu_memory.in_order():
             return self._called(tensors)
 

@@ -35,6 +35,10 @@ class Refused(BackendError):
     """A component cannot be compiled; it stays on torch, or with ``strict=True`` this is raised."""
 
 
+class Forked(BackendError):
+    """The process was forked from one in which MindSpore computes: it cannot here."""
+
+
 class NotNow(Refused):
     """A single call cannot be answered by a graph."""
 

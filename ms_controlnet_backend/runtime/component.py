@@ -15,7 +15,7 @@ import torch
 
 from .. import passes
 from ..capture import capture
-from ..compat import autocast, mindspore_runtime, watchers
+from ..compat import autocast, forks, mindspore_runtime, watchers
 from ..compat.compile_cache import CompileCache
 from ..errors import DeviceFailed, NotLowered, NotNow, Refused, naming, refusal, without_frames
 from ..foreign import unsteady
@@ -191,6 +191,7 @@ class Component:
             return original(*args, **kwargs)
         if (watcher := watchers.watcher()) is not None:
             return watched.on_torch(self, watcher, original, args, kwargs)
+        forks.check()
         module = self._module()
         if self.parts.barred(module) and not self._engine.options.strict:
             return self._in_parts(original, args, kwargs)

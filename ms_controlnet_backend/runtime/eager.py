@@ -10,7 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ..capture import Captured, captured_node
-from ..compat import mindspore_runtime, torch_operators
+from ..compat import forks, mindspore_runtime, torch_operators
 from ..compat.torch_export import version_of
 from ..errors import Refused, refusal
 from ..interruptions import raise_if_scripts
@@ -40,6 +40,7 @@ class Eager:
 
     def __call__(self, op, args, kwargs, count):
         """ResidentTensors as the overload returns them, or NotImplemented."""
+        forks.check()
         if not self._has_lowering(op):
             return self._part(op, args, kwargs, count)
         if kwargs.get("device") not in (None, torch.device("cpu")):

@@ -13,7 +13,7 @@ import torch
 
 from .. import codegen, passes
 from ..capture import Captured
-from ..compat import device_errors, mindspore_runtime, npu_memory, watchers
+from ..compat import device_errors, forks, mindspore_runtime, npu_memory, watchers
 from ..compat.compile_cache import CompileCache
 from ..errors import DeviceFailed, Refused
 from ..hookspecs import Compiled
@@ -145,6 +145,7 @@ class Executable:
         inference = torch.is_inference_mode_enabled()  # what comes down is of the same kind as what stands for it
 
         def fetch():
+            forks.check()
             with mindspore_runtime.LOCK, watchers.unseen(inference):
                 return self._to_host(i, value, layout.dtype, count)
 

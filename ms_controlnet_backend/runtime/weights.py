@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from ..compat import mindspore_runtime, npu_memory
+from ..compat import forks, mindspore_runtime, npu_memory
 from ..compat.torch_export import version_of
 from ..lowering.program import Program
 from .identity import checksum, same_memory
@@ -106,6 +106,7 @@ class Weight:
         if self.host is not None:
             held = self.host
         else:
+            forks.check()
             with mindspore_runtime.LOCK:
                 held = torch.from_numpy(mindspore_runtime.to_host(self.parameter))
         return (held if self.undo is None else self.undo(held)).clone(memory_format=torch.contiguous_format)
