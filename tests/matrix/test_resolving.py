@@ -71,7 +71,10 @@ def environment(folder: Path, *pins: str) -> tuple[Path, dict]:
     return python, installed
 
 
-@pytest.mark.parametrize("project", PINS)
+IN_CI = list(PINS)[:3] + list(PINS)[4:]
+
+
+@pytest.mark.parametrize("project", [pytest.param(p, marks=() if p in IN_CI else pytest.mark.long) for p in PINS])
 def test_nothing_of_the_project_changes(tmp_path, wheel, project):
     python, installed = environment(tmp_path / "environment", *PINS[project], *ALL)
     new = resolved(python, wheel)
@@ -79,6 +82,7 @@ def test_nothing_of_the_project_changes(tmp_path, wheel, project):
     assert not {name: new[name]["version"] for name in new.keys() & installed.keys() - {"pip", "setuptools"}}
 
 
+@pytest.mark.long
 def test_the_extra_for_loras_resolves_with_every_transformers(tmp_path, wheel):
     for version in ("4.36.2", "5.24.0"):
         folder = tmp_path / version
@@ -112,6 +116,7 @@ def test_aarch64(wheel, python):
     assert files["mindspore"].endswith(f"-cp{python.replace('.', '')}-none-any.whl")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("torch, cuda", [("torch<2.11", False), ("torch>=2.11", True)])
 def test_torch_without_cuda_for_aarch64(wheel, torch, cuda):
     """PyPI's builds for aarch64 are without CUDA up to torch 2.10, as the README says."""
