@@ -20,7 +20,7 @@ def raise_if_scripts(error: BaseException) -> None:
     for e in _chain(error):
         frames = list(_frames(e))
         if _in_a_handler(frames) or _from_outside(e, frames):
-            raise e.with_traceback(e.__traceback__)
+            raise e
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

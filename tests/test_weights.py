@@ -85,7 +85,8 @@ CHANGES = {
 }
 
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int8]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int8,
+          torch.complex128]  # fmt: skip
 
 
 @pytest.mark.parametrize("special", [None, math.inf, math.nan])

@@ -22,12 +22,11 @@ def checksum(t: torch.Tensor) -> int:
     each times a number of its row and one of its column, modulo 2**64 (multilinear hashing)."""
     if t.device.type != "cpu":
         return _on_device(t).item()
-    flat = t.detach().contiguous().view(-1)
-    if flat.data_ptr() % 8 or flat.storage_offset() * flat.element_size() % 8:
+    flat = t.detach().contiguous().view(-1).view(torch.uint8)
+    if flat.data_ptr() % 8 or flat.storage_offset() % 8:
         flat = flat.clone()
-    per_word = 8 // flat.element_size()
-    whole = flat.numel() // per_word
-    words, rest = flat[: whole * per_word].view(torch.int64), flat[whole * per_word :].view(torch.uint8)
+    whole = flat.numel() // 8
+    words, rest = flat[: whole * 8].view(torch.int64), flat[whole * 8 :]
     rows = whole // _ROW
     numbers = _numbers(_ROW + rows + 2)
     columns, of_rows = numbers[:_ROW], numbers[_ROW:]
