@@ -1,4 +1,4 @@
-// CANN's document aclnnConvolution: two dimensions, groups, and transposed.
+// CANN's documents aclnnConvolution (two dimensions, groups, and transposed) and aclnnAvgPool2d.
 #include "products.h"
 
 namespace {
@@ -79,6 +79,33 @@ ACLNN(aclnnConvolution, (Tensor input, Tensor weight, Tensor bias, Ints stride, 
       Singles added = load<float>(bias);
       int64_t plane = s.v.out * s.h.out;
       for (size_t i = 0; i < y.size(); i++) y[i] += added[i / plane % s.out];
+    }
+    store(out, y);
+  };
+}
+ACLNN(aclnnAvgPool2d, (Tensor self, Ints kernel, Ints stride, Ints padding, bool ceil_mode, bool count_padding, int64_t divisor, int8_t math, Tensor out),
+      (self, kernel, stride, padding, ceil_mode, count_padding, divisor, math, out)) {
+  cube_math(self, math);
+  same_type(out, self, "out");
+  NEED(self.rank() == 3 || self.rank() == 4, "%zu dimensions", self.rank());
+  NEED(!divisor, "divisor_override is not taught");
+  auto along = [=](int which) -> Window {
+    int64_t step = (*stride).empty() ? (*kernel)[which] : (*stride)[which];
+    return {self.size(which - 2), out.size(which - 2), (*kernel)[which], step, (*padding)[which], (*padding)[which], 1};
+  };
+  Window v = along(0), h = along(1);
+  NEED(v.out == v.forward() && h.out == h.forward(), "out is %s", text(out->shape).c_str());
+  for (const Window &w : {v, h}) NEED(!ceil_mode || (w.in + w.before + w.after - w.kernel) % w.stride == 0, "ceil_mode is taught where it changes nothing");
+  return [=] {
+    Singles x = load<float>(self), y(out.count());
+    for (int64_t n = 0; n < (int64_t)y.size(); n++) {
+      const float *plane = &x[n / (v.out * h.out) * v.in * h.in];
+      int64_t top = n / h.out % v.out * v.stride - v.before, left = n % h.out * h.stride - h.before, count = 0;
+      double sum = 0;
+      for (int64_t a = top; a < top + v.kernel; a++)
+        for (int64_t b = left; b < left + h.kernel; b++)
+          if (a >= 0 && a < v.in && b >= 0 && b < h.in) sum += plane[a * h.in + b], count++;
+      y[n] = sum / (count_padding ? v.kernel * h.kernel : count);
     }
     store(out, y);
   };

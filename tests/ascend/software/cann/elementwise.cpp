@@ -92,6 +92,18 @@ ACLNN(aclnnClamp, (Tensor self, Scalar min, Scalar max, Tensor out), (self, min,
   NEED(min || max, "neither min nor max");
   return one(self, out, [=](double x) { if (min && x < *min) x = *min; return max && x > *max ? *max : x; });
 }
+ACLNN(aclnnClampMin, (Tensor self, Scalar min, Tensor out), (self, min, out)) {
+  type(self, numbers(), "self");
+  NEED(min, "min is null");
+  return one(self, out, [=](double x) { return x < *min ? *min : x; });
+}
+ACLNN(aclnnIsClose, (Tensor self, Tensor other, double rtol, double atol, bool equal_nan, Tensor out), (self, other, rtol, atol, equal_nan, out)) {
+  check(self, other, out, true);
+  return two(self, other, out, [=](double x, double y) {
+    if (std::isnan(x) || std::isnan(y)) return equal_nan && std::isnan(x) && std::isnan(y);
+    return x == y || (std::isfinite(y) && std::fabs(x - y) <= atol + rtol * std::fabs(y));
+  });
+}
 ACLNN(aclnnPowScalarTensor, (Scalar self, Tensor exponent, Tensor out), (self, exponent, out)) {
   type(exponent, numbers(), "exponent");
   return one(exponent, out, [=](double x) { return std::pow(*self, x); });

@@ -45,6 +45,14 @@ ACLNN(aclnnRepeat, (Tensor self, Ints repeats, Tensor out), (self, repeats, out)
     store(out, y);
   };
 }
+ACLNN(aclnnRepeatInterleaveInt, (Tensor self, int64_t repeats, int64_t output_size, Tensor out), (self, repeats, output_size, out)) {
+  NEED(out.rank() == 1 && out.count() == self.count() * repeats && output_size == out.count(), "out is %s", text(out->shape).c_str());
+  return [=] {
+    Values x = load(self), y(out.count());
+    for (size_t i = 0; i < y.size(); i++) y[i] = x[i / repeats];
+    store(out, y);
+  };
+}
 ACLNN(aclnnRepeatInterleaveIntWithDim, (Tensor self, int64_t repeats, int64_t dim, int64_t output_size, Tensor out), (self, repeats, dim, output_size, out)) {
   size_t along = axis(dim, self.rank());
   Shape whole = self->shape;
@@ -105,6 +113,14 @@ ACLNN(aclnnArange, (Scalar start, Scalar end, Scalar step, Tensor out), (start, 
     store(out, y);
   };
 }
+ACLNN(aclnnLogSpace, (Scalar start, Scalar end, int64_t steps, double base, Tensor out), (start, end, steps, base, out)) {
+  NEED(out.rank() == 1 && out.count() == steps, "out is %s", text(out->shape).c_str());
+  return [=] {
+    Values y(steps);
+    for (int64_t i = 0; i < steps; i++) y[i] = std::pow(base, *start + (steps > 1 ? i * (*end - *start) / (steps - 1) : 0));
+    store(out, y);
+  };
+}
 ACLNN(aclnnTriu, (Tensor self, int64_t diagonal, Tensor out), (self, diagonal, out)) {
   NEED(self.rank() >= 2 && self->shape == out->shape, "self is %s", text(self->shape).c_str());
   return [=] {
@@ -132,6 +148,26 @@ ACLNN(aclnnFlip, (Tensor self, Ints dims, Tensor out), (self, dims, out)) {
     from.stride[k] *= -1;
   }
   return [=] { store(out, load(from)); };
+}
+// Without dims over all of it, as if it had one dimension.
+ACLNN(aclnnRoll, (Tensor self, Ints shifts, Ints dims, Tensor out), (self, shifts, dims, out)) {
+  NEED(self->shape == out->shape, "out is %s", text(out->shape).c_str());
+  NEED((*shifts).size() == ((*dims).empty() ? 1 : (*dims).size()), "%zu shifts", (*shifts).size());
+  return [=] {
+    Values x = load(self);
+    for (size_t k = 0; k < (*shifts).size() && !x.empty(); k++) {
+      size_t along = (*dims).empty() ? 0 : axis((*dims)[k], self.rank());
+      int64_t length = (*dims).empty() ? self.count() : self->shape[along], inner = 1;
+      for (size_t i = along + 1; i < self.rank() && !(*dims).empty(); i++) inner *= self->shape[i];
+      Values y(x.size());
+      for (int64_t i = 0; i < (int64_t)x.size(); i++) {
+        int64_t place = i / inner % length, moved = ((place + (*shifts)[k]) % length + length) % length;
+        y[i + (moved - place) * inner] = x[i];
+      }
+      x.swap(y);
+    }
+    store(out, x);
+  };
 }
 ACLNN(aclnnConstantPadNd, (Tensor self, Ints pads, Scalar value, Tensor out), (self, pads, value, out)) {
   View to = view(out);
