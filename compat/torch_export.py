@@ -17,7 +17,9 @@ from . import autocast, fake_strides, module_slices
 _lock = threading.Lock()
 TABLES = ("_parameters", "_buffers", "_modules")
 """Attributes of a ``torch.nn.Module`` that hold its tensors and children."""
-_METHODS = {name: getattr(torch.nn.Module, name) for name in ("__call__", "__getattr__")}
+_CALL = torch.nn.Module._call_impl.__code__
+TRACES = 3
+"""So often a forward is traced before a changed random state is taken for its own doing."""
 
 
 def version_of(t: torch.Tensor) -> int:
@@ -43,14 +45,10 @@ def export(module: torch.nn.Module, examples: tuple):
     Non-strict export leaves ``linear``, ``conv2d``, ``scaled_dot_product_attention`` … whole, and in-place operators as
     they are; only a graph that has such is decomposed (it doubles the time).
     """
-    with _lock, warnings.catch_warnings(), _quiet(), torch.inference_mode(False), torch.no_grad():
+    with _lock, _only_this_thread(), warnings.catch_warnings(), _quiet(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")
         with fake_strides.as_on_the_cpu(), module_slices.allowed():
-            before = torch.get_rng_state()
-            exported = torch.export.export(module, examples, strict=False)
-            draws = [n for n in exported.graph.nodes if _draws(n)]
-            if draws and not torch.equal(torch.get_rng_state(), before):
-                raise Refused("forward sets torch's random seed")
+            exported, draws = _traced(module, examples)
             if generators(exported):
                 _check(generators(exported), lambda: torch.export.export(module, examples, strict=False))
         if autocast.active(_devices(exported)):
@@ -114,8 +112,32 @@ def _check(found: dict[str, torch.Generator], trace) -> None:
             g.set_state(state)
 
 
+def _traced(module, examples: tuple):
+    """The exported program and its nodes that draw. Tracing draws nothing itself: where the generator's state changed
+    all the same, either the forward set it, which it would do in every call and in no graph, or another thread drew,
+    which it seldom does in every trace."""
+    for _ in range(TRACES):
+        before = torch.get_rng_state()
+        exported = torch.export.export(module, examples, strict=False)
+        draws = [n for n in exported.graph.nodes if _draws(n)]
+        if not draws or torch.equal(torch.get_rng_state(), before):
+            return exported, draws
+        if threading.active_count() == 1:
+            break
+    raise Refused("forward sets torch's random seed")
+
+
 def _draws(node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+    """Attention is tagged as if it drew, and does so where it has dropout."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if node.target is torch.ops.aten.scaled_dot_product_attention.default and not _dropout(node):
+        return False
+    return torch.Tag.nondeterministic_seeded in node.target.tags
+
+
+def _dropout(node) -> float:
+    return node.kwargs.get("dropout_p", node.args[4] if len(node.args) > 4 else 0.0)
 
 
 def _read(graph) -> set:
@@ -128,27 +150,44 @@ def _read(graph) -> set:
     return read
 
 
+def is_in_call(frame, modules: set[int]) -> bool:
+    """Is a call of one of the modules, given by id, on the stack that ends in this frame of another thread?
+
+    Only frames of ``torch.nn.Module``'s own methods are opened: looking at a frame's variables keeps them alive until
+    it ends."""
+    while frame is not None:
+        if frame.f_code is _CALL and id(frame.f_locals.get("self")) in modules:
+            return True
+        frame = frame.f_back
+    return False
+
+
 @contextlib.contextmanager
-def only_this_thread():
-    """To be entered while tracing: export replaces these methods of ``torch.nn.Module`` for the whole process, and a
-    module called by another thread meanwhile would end up in the graph. Other threads get the plain methods."""
-    tracing = threading.get_ident()
-    patched = {name: getattr(torch.nn.Module, name) for name in _METHODS}
+def _only_this_thread():
+    """torch.fx replaces methods of ``torch.nn.Module`` for the whole process, and a module called by another thread
+    meanwhile would end up in the graph. Inside the block other threads get the plain methods."""
+    patcher = torch.fx._symbolic_trace._Patcher
+    original = patcher.patch_method
 
-    def choose(traced, plain):
-        @functools.wraps(plain)
-        def method(self, *args, **kwargs):
-            return (traced if threading.get_ident() == tracing else plain)(self, *args, **kwargs)
+    @functools.wraps(original)
+    def patch_method(self, cls, name, new_fn, *args, **kwargs):
+        if cls is torch.nn.Module:
+            new_fn = _in_thread(threading.get_ident(), new_fn, getattr(cls, name))
+        return original(self, cls, name, new_fn, *args, **kwargs)
 
-        return method
-
-    for name, plain in _METHODS.items():
-        setattr(torch.nn.Module, name, choose(patched[name], plain))
+    patcher.patch_method = patch_method
     try:
         yield
     finally:
-        for name, method in patched.items():
-            setattr(torch.nn.Module, name, method)
+        patcher.patch_method = original
+
+
+def _in_thread(tracing: int, traced, plain):
+    @functools.wraps(plain)
+    def method(self, *args, **kwargs):
+        return (traced if threading.get_ident() == tracing else plain)(self, *args, **kwargs)
+
+    return method
 
 
 def _mutates(node) -> bool:

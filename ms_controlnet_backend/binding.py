@@ -21,12 +21,15 @@ _engines: dict[tuple, Engine] = {}  # built once, kept while enabled: they hold 
 
 class _State:
     """everywhere: the engine of all pipelines, or None. single: engines of pipelines enabled one by one.
-    excluded: pipelines taken out by ``disable(pipe)``."""
+    excluded: pipelines taken out by ``disable(pipe)``. temporary: everywhere is torch, for the open blocks (their
+    number) of :func:`using` in all threads, and ends with the last one."""
 
     def __init__(self):
         self.everywhere: Engine | None = None
         self.single: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
         self.excluded: weakref.WeakSet = weakref.WeakSet()
+        self.temporary = False
+        self.blocks = 0
         self.original_setattr = None
 
     def engine(self, pipeline) -> Engine | None:
@@ -66,7 +69,7 @@ def enable(pipe=None, *, backend: str = "mindspore", device: str | None = None, 
         engine = _engine(backend, device=device, strict=strict, cache_dir=cache_dir, max_graphs=max_graphs,
                          release_host_weights=release_host_weights)  # fmt: skip
         if pipe is None:
-            _state.everywhere = engine
+            _state.everywhere, _state.temporary = engine, False
             _state.excluded.clear()
         else:
             _state.single[pipe] = engine
@@ -87,7 +90,7 @@ def disable(pipe=None) -> None:
             modules = routes.interceptor.attached()
             routes.detach_all()
             _restore(modules)
-            _state.everywhere = None
+            _state.everywhere, _state.temporary = None, False
             _state.single.clear()
             _state.excluded.clear()
             _unwatch()
@@ -148,24 +151,26 @@ def build(backend: str, **options) -> Engine:
 def on(engine: Engine):
     """As :func:`using`, with an engine: one of :func:`build`, or one that watches another."""
     with _lock:
-        temporary = _state.everywhere is None
-        if temporary:  # pipelines that are not enabled otherwise run on torch outside the block
-            _state.everywhere = _engine("torch")
+        if _state.everywhere is None:  # pipelines that are not enabled otherwise run on torch outside the block
+            _state.everywhere, _state.temporary = _engine("torch"), True
             _watch()
             for pipeline in diffusers_pipelines.pipelines():
                 _bind(pipeline)
+        counted = _state.temporary
+        _state.blocks += counted
     token = routes.in_force.set(engine)
     try:
         yield
     finally:
         routes.in_force.reset(token)
         with _lock:
-            if temporary and _state.everywhere is not None:
+            _state.blocks -= counted
+            if _state.temporary and not _state.blocks:
                 _end_temporary()
 
 
 def _end_temporary() -> None:
-    _state.everywhere = None
+    _state.everywhere, _state.temporary = None, False
     modules = routes.interceptor.attached()
     routes.detach_all()
     for pipeline in list(_state.single):

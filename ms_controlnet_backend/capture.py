@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import operator
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,7 @@ from torch.utils import _pytree as pytree
 from .compat import model_outputs, torch_export
 from .errors import NotNow, Refused, first_line
 from .foreign import Impure, effects, hooked, unfollowed
+from .gate import gate
 from .intercept import is_own
 from .interruptions import raise_if_scripts
 from .layout import Layout
@@ -99,6 +101,17 @@ def capture(
     Impure where it does something that a graph cannot do; NotNow while torch's functions are replaced in a way that a
     trace does not survive, or where weights have no memory. Whatever happens, nothing of it is left in any object.
     """
+    for left in reversed(range(torch_export.TRACES)):
+        try:
+            with gate.alone(component.modules()):
+                return _captured(name, component, forward, structure, tensors, settings)
+        except Impure as impure:
+            # another thread may have drawn the random numbers; it seldom does so in every trace
+            if not (left and impure.draws and threading.active_count() > 1):
+                raise
+
+
+def _captured(name: str, component, forward: Callable, structure: Structure, tensors: list, settings) -> Captured:
     modules = list(component.modules())
     if any(t.is_meta for t in _tensors(component)):
         raise NotNow("its weights are brought layer by layer, and are nowhere between calls (sequential offloading); "
@@ -123,7 +136,7 @@ def capture(
         # export has put copies of containers into the module by now, and takes back what a forward assigns
         inside = State(modules, Reach(modules, covered=covered), tracing=True)
         try:
-            with torch_export.only_this_thread(), traced:
+            with traced:
                 out = forward(*args, **kwargs)
         except Exception as error:
             raise torch_export.Failed from error

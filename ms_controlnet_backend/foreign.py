@@ -26,6 +26,11 @@ class Impure(Refused):
         more = f", and {len(modules) - 1} more" if len(modules) > 1 else ""
         super().__init__(f"{why} ({name or 'the component itself'}{more})")
 
+    @property
+    def draws(self) -> bool:
+        """Were Python's or NumPy's random numbers drawn?"""
+        return any(c.container is None for c in self.changes)
+
 
 def unfollowed(component: torch.nn.Module, reach: Reach) -> dict[str, str]:
     """Modules whose foreign code reads or changes what cannot be followed."""

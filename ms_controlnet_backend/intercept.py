@@ -69,6 +69,9 @@ class Interceptor:
             if not any(type(other) is cls for other in self._handlers):
                 self._restore(cls)
 
+    def has(self, instance) -> bool:
+        return instance in self._handlers
+
     def attached(self) -> list:
         """The instances."""
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 
+from .gate import gate
 from .hookspecs import Engine, Site
 from .intercept import Interceptor
 
@@ -24,6 +25,10 @@ class Route:
         self.engine = engine
 
     def __call__(self, original, args, kwargs):
+        with gate.call(lambda: interceptor.has(original.__self__)):
+            return self._answer(original, args, kwargs)
+
+    def _answer(self, original, args, kwargs):
         engine = in_force.get() or self.engine
         component = engine.component(dataclasses.replace(self.site, module=original.__self__))
         if component is None:
@@ -42,20 +47,24 @@ class _CallRoute(Route):
 
 def attach(site: Site, engine: Engine) -> None:
     """Send the calls of a component's module to the engine."""
-    interceptor.attach(site.module, Route(site, engine))
-    _calls.attach(site.module, _CallRoute(site, engine))
+    with gate:  # a capture would take it for the forward's doing
+        interceptor.attach(site.module, Route(site, engine))
+        _calls.attach(site.module, _CallRoute(site, engine))
 
 
 def attach_part(site: Site, engine: Engine) -> None:
     """The same for a module inside a component, where it is called by the component's own code."""
-    interceptor.attach(site.module, Route(site, engine))
+    with gate:
+        interceptor.attach(site.module, Route(site, engine))
 
 
 def detach(module) -> None:
-    interceptor.detach(module)
-    _calls.detach(module)
+    with gate:
+        interceptor.detach(module)
+        _calls.detach(module)
 
 
 def detach_all() -> None:
-    interceptor.detach_all()
-    _calls.detach_all()
+    with gate:
+        interceptor.detach_all()
+        _calls.detach_all()

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from .compat.torch_export import version_of
+from .gate import gate
 from .reach import Reach, globals_in
 
 _ABSENT = object()
@@ -81,8 +82,9 @@ class State:
         for cache, misses in self._caches:
             if cache.cache_info().misses != misses:
                 cache.cache_clear()
-        random.setstate(self._random[0])
-        np.random.set_state(self._random[1])
+        if gate.threads() <= 1:  # others, too, may have drawn, and must not be given the same numbers again
+            random.setstate(self._random[0])
+            np.random.set_state(self._random[1])
         return changes
 
 

@@ -138,7 +138,7 @@ def test_equals_torch(function):
         assert_same(ours(x), expected)
     after = engine.stats()["cut"]
     assert (after.compiles, after.fallbacks, after.calls) == (1, 0, 4)
-    (graph,) = engine._components[module]._graphs.values()
+    (graph,) = engine._components[module]._now.graphs.values()
     crossed = sum(graph.event.host_calls.values()), after.to_host - before.to_host, after.to_device - before.to_device
     assert crossed == CASES[function]
 
@@ -161,7 +161,7 @@ def test_segments_are_few_and_dropped_values_are_gone():
     module = Module(in_branches)
     ours, engine = build(module)
     ours(*inputs(1))
-    (graph,) = engine._components[module]._graphs.values()
+    (graph,) = engine._components[module]._now.graphs.values()
     source = open(graph.event.source).read()
     assert [line for line in source.splitlines() if line.startswith("class ")] == [
         "class Segment_0(ms.nn.Cell):", "class Segment_1(ms.nn.Cell):"
@@ -175,7 +175,7 @@ def test_what_depends_on_weights_alone_is_computed_where_it_is_used():
     module = Module(lambda m, x: torch.special.i0e(m.a(x)) @ (m.b.weight * m.b.weight + 1))
     ours, engine = build(module)
     assert_same(ours(*inputs(1)), upstream(module, *inputs(1)))
-    (graph,) = engine._components[module]._graphs.values()
+    (graph,) = engine._components[module]._now.graphs.values()
     first, last = (stage.program for stage, _ in graph.cut.stages)
     assert len(first.outputs) == len(last.inputs) == 1
 
@@ -266,8 +266,8 @@ def test_weights_are_not_kept_alive():
     ours, engine = build(module)
     ours(*inputs(1))
     old = [weakref.ref(module.a.weight), weakref.ref(module.b.weight)]
-    (graph,) = engine._components[module]._graphs.values()
-    engine._components[module]._snapshot = None  # keeps what it compares
+    (graph,) = engine._components[module]._now.graphs.values()
+    engine._components[module]._now.snapshot = None  # keeps what it compares
     module.a, module.b = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
     gc.collect()
     assert graph.cut is not None and [r() for r in old] == [None, None]

@@ -151,7 +151,7 @@ def test_like_a_tensor_takes_no_tensor_to_the_host():
     ours(inputs(2)[1])
     after = engine.stats()["cut"]
     assert (after.to_host - before.to_host, after.to_device - before.to_device) == (1, 2)
-    (graph,) = engine._components[module]._graphs.values()
+    (graph,) = engine._components[module]._now.graphs.values()
     assert [cell is None for _, cell in graph.cut.stages] == [True, False]
 
 

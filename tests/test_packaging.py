@@ -91,7 +91,7 @@ def test_ranges_agree():
     assert project["project"]["version"] == ms_controlnet_backend.__version__
 
 
-LAYERS = ["compat layout interruptions", "capture passes signature settings intercept routes reach state foreign",
+LAYERS = ["compat layout interruptions gate", "capture passes signature settings intercept routes reach state foreign",
           "lowering codegen", "runtime", "adapters backends",
           "binding", "cli coverage demo doctor export script verify ab"]  # fmt: skip
 FREE = {"errors", "hookspecs", "plugins"}  # the contract: everybody may import it

@@ -1,5 +1,7 @@
 """Work done once a run, work not done at all, and what never compiles again."""
 
+import weakref
+
 import models
 import numpy as np
 import parity
@@ -39,7 +41,7 @@ def test_what_is_constant(pipe):
     (engine,) = binding._engines.values()
     sources = {}
     for label in ("unet", "controlnet"):
-        (graph,) = engine._components[getattr(pipe, label)]._graphs.values()
+        (graph,) = engine._components[getattr(pipe, label)]._now.graphs.values()
         prologue, step = open(graph.event.source).read().split("class Graph(")
         sources[label] = prologue.split("class Prologue(")[1], step
     for prologue, step in sources.values():
@@ -113,6 +115,37 @@ def test_a_reused_buffer_never_hits(pipe):
         got = unet_call(pipe.unet, LATENTS, text)
         assert parity.relative_error(got, unet_call(reference, LATENTS, text)) < parity.COMPONENT
         del text
+
+
+@pytest.mark.parametrize(("max_graphs", "runs"), [(16, 3), (3, 3), (2, 12)])
+def test_runs_that_take_turns(clean, max_graphs, runs):
+    """Requests of a server whose steps alternate: each keeps what is constant over it, up to as many as graphs."""
+    pipe, reference = models.pipeline(), models.unet()
+    clean.enable(pipe, strict=True, max_graphs=max_graphs)
+    texts = [torch.randn(1, 77, 16, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    for _ in range(4):
+        for text in texts:
+            got = unet_call(pipe.unet, LATENTS, text)
+            assert parity.relative_error(got, unet_call(reference, LATENTS, text)) < parity.COMPONENT
+    assert stats("unet").prologue_runs == runs
+
+
+def test_what_was_constant_over_a_run_goes_with_it(pipe):
+    """Its memory, when the second run after it begins: MindSpore's graph holds its inputs until it runs again, and what
+    was uploaded last is remembered, hence as many steps."""
+    from ms_controlnet_backend import binding
+    from ms_controlnet_backend.runtime.transfers import KEPT
+
+    kept = []
+    for seed in range(4):
+        text = torch.randn(1, 77, 16, generator=torch.Generator().manual_seed(seed))
+        for step in range(KEPT + 1):
+            unet_call(pipe.unet, LATENTS + step, text)
+        (graph,) = next(iter(binding._engines.values()))._components[pipe.unet]._now.graphs.values()
+        kept.append(weakref.ref(graph.prologue._known[next(reversed(graph.prologue._known))][0]))
+        del text, graph
+    assert stats("unet").prologue_runs == 4 and kept[-1]() is not None
+    assert [r() is not None for r in kept][:2] == [False, False]
 
 
 def test_equal_views_of_one_tensor_hit(pipe):

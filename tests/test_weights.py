@@ -110,7 +110,7 @@ def test_every_change_is_seen(look, special):
 
 def graphs_of(module):
     (engine,) = (e for e in binding._engines.values() if module in getattr(e, "_components", ()))
-    return engine._components[module]._graphs.values()
+    return engine._components[module]._now.graphs.values()
 
 
 def used_by_graphs(module):

@@ -19,6 +19,7 @@ from ..compat import autocast, forks, mindspore_runtime, watchers
 from ..compat.compile_cache import CompileCache
 from ..errors import DeviceFailed, NotLowered, NotNow, Refused, naming, refusal, without_frames
 from ..foreign import unsteady
+from ..gate import gate
 from ..hookspecs import Compiled, Options, Site
 from ..intercept import is_own
 from ..plugins import manager, registry
@@ -35,6 +36,7 @@ from .source_cache import SourceCache
 from .stats import Stats, measure
 from .target import Target
 from .transfers import Transfers
+from .variants import Variant, Variants
 from .weights import WeightStore
 
 logger = logging.getLogger(__name__)
@@ -80,7 +82,7 @@ class MindSporeEngine:
         component = self._components.get(module)
         if component is not None:
             component.parts.take_off()
-            with component._busy:
+            with gate.holding(component._busy):
                 restore(module)
 
     def build(self, captured, tensors, **options):
@@ -148,7 +150,8 @@ class Component:
     """Replaces one module's forward: ``component(original_forward, args, kwargs)``.
 
     LIVE: the graph of this signature is used as it is. REFRESH: weights changed in place; converted ones are converted
-    again. RECAPTURE: the structure changed; all graphs of the module are dropped.
+    again. RECAPTURE: the structure changed; if it is one that the module had lately (:mod:`.variants`), its graphs are
+    used again.
 
     Settings (numbers inside the module, `Site.settings`) are fed with every call. A graph in which they could not be
     an input holds for the values it was captured with.
@@ -167,10 +170,9 @@ class Component:
         self._engine = engine
         self._arguments: Arguments | None = None
         self._function: Callable | None = None
-        self._graphs = Recent(max(1, engine.options.max_graphs))  # signature → Executable
-        self._refused: dict[tuple, tuple[Refused, tuple]] = {}  # and the settings it was refused with
-        self._snapshot: Snapshot | None = None
-        self._settings = Settings()
+        self._max_graphs = max(1, engine.options.max_graphs)
+        self._now = Variant(Recent(self._max_graphs))
+        self._former = Variants()
         self._busy = threading.RLock()
         self.parts = Parts(site, engine)
         self.is_whole = site.component is None
@@ -178,7 +180,7 @@ class Component:
 
     @property
     def compiled(self) -> bool:
-        return bool(self._graphs)
+        return bool(self._now.graphs)
 
     def name(self, site: Site) -> None:
         """Calls are counted, and messages speak, of the module by this name from now on."""
@@ -196,7 +198,7 @@ class Component:
         if self.parts.barred(module) and not self._engine.options.strict:
             return self._in_parts(original, args, kwargs)
         try:
-            with self._busy, self._around(module, args, kwargs) as (remaining, named):
+            with gate.holding(self._busy), self._around(module, args, kwargs) as (remaining, named):
                 output = self._answer(original, remaining, named)
             self.parts.active = False
             return output
@@ -204,6 +206,8 @@ class Component:
             return watched.on_torch(self, str(watcher), original, args, kwargs)
         except Exception as error:  # noqa: BLE001 - a defect of ours must not end a script that runs on torch
             reason = self._reason(error)
+            if not gate.wanted():
+                return original(*ordinary(args), **ordinary(kwargs))
             if self._engine.options.strict and (reason is error or isinstance(reason, DeviceFailed)):
                 raise naming(reason, self.label) from (error.__cause__ if reason is error else error)
             if self._engine.options.strict:
@@ -249,11 +253,11 @@ class Component:
             self.stats.skipped += 1
         elif graph is not None:
             try:
-                output = self._run(graph, tensors + self._settings.tensors())
+                output = self._run(graph, tensors + self._now.settings.tensors())
             except Exception as error:
                 reason = self._reason(error)
-                self._graphs.pop(structure.key, None)
-                self._refused[structure.key] = reason, self._settings.values()
+                self._now.graphs.pop(structure.key, None)
+                self._now.refused[structure.key] = reason, self._now.settings.values()
                 raise
             self.stats.seconds += time.perf_counter() - started
         else:
@@ -269,8 +273,8 @@ class Component:
     def _entered_by(self, function) -> None:
         """Graphs are of the class's forward, or of the whole call where a script hid that: not of both."""
         if function is not self._function:
-            self._function, self._arguments, self._snapshot = function, None, None
-            self._graphs.clear(), self._refused.clear()
+            self._function, self._arguments = function, None
+            self._now.forget(), self._former.clear()
 
     def _split(self, original, args, kwargs):
         if self._arguments is None:
@@ -292,53 +296,58 @@ class Component:
 
     def _graph(self, key):
         """The graph of this signature if there is one and it is true; raises the Refused of an earlier attempt."""
-        if self._snapshot is not None and not self._snapshot.same() and not self._follow():
-            self._is_steady(self._snapshot.foreign_changes())
-            logger.info("%s changed its structure: captured again", self.label)
-            for graph in self._graphs.values():
-                graph.convert()  # changes by way of `.data` have no version
-            self._graphs.clear()
-            self._refused.clear()
-            self._snapshot = None
-        values = self._settings.values() if self._snapshot is not None else ()
-        reason, then = self._refused.get(key, (None, None))
+        if self._now.snapshot is not None and not self._now.snapshot.same() and not self._follow():
+            self._change()
+        values = self._now.settings.values() if self._now.snapshot is not None else ()
+        reason, then = self._now.refused.get(key, (None, None))
         if reason is not None and then == values:
             raise reason
-        graph = self._graphs.use(key)
+        graph = self._now.graphs.use(key)
         if graph is not None and graph.baked not in (None, values):
             logger.info("%s changed a number that is part of its graph: captured again", self.label)
-            del self._graphs[key]
+            del self._now.graphs[key]
             return None
         if graph is not None:
             graph.watch.refresh()
         return graph
 
+    def _change(self) -> None:
+        """The module has another structure: one that it had before, or a new one, of which there are no graphs."""
+        found, left = self._former.take(self._module()), self._now
+        if found is None:
+            self._is_steady(left.snapshot.foreign_changes())
+            found = Variant(Recent(self._max_graphs))
+            logger.info("%s changed its structure: captured again", self.label)
+        for graph in (found if found.graphs else left).graphs.values():
+            graph.convert()  # changes by way of `.data` have no version
+        self._former.keep(left)
+        self._now = found
+
     def _follow(self) -> bool:
         """Did nothing change but where the module's tensors lie, and could all graphs follow them there? So it is with
         offloading."""
-        moved = self._snapshot.moved()
-        found = [None] if moved is None else [graph.follow(moved) for graph in self._graphs.values()]
+        moved = self._now.snapshot.moved()
+        found = [None] if moved is None else [graph.follow(moved) for graph in self._now.graphs.values()]
         if any(steps is None for steps in found):
             return False
         with mindspore_runtime.LOCK:
             for weight, now in {id(w): (w, now) for steps in found for w, now in steps}.values():
                 self._engine.store.follow(weight, now)
-        self._snapshot = self._snapshot.again(self._module())
+        self._now.snapshot = self._now.snapshot.again(self._module())
         return True
 
     def _is_steady(self, changes) -> None:
         """Raises Impure where what foreign code reads, or names mean, changes all the time."""
         self.parts.unsteady += bool(changes)
         if self.parts.unsteady > UNSTEADY:
-            self._graphs.clear(), self._refused.clear()
-            self._snapshot = None
+            self._now.forget()
             raise unsteady(self._module(), changes)
 
     def _compile(self, original, structure, tensors):
         """Capture, compile and run; where the module's settings cannot be inputs, with their values baked in."""
-        if self._snapshot is None:
-            self._settings = Settings(self._find_settings(self._module()))
-        values = self._settings.values()
+        if self._now.snapshot is None:
+            self._now.settings = Settings(self._find_settings(self._module()))
+        values = self._now.settings.values()
         cut = not self._engine.options.strict
         try:
             try:
@@ -349,24 +358,26 @@ class Component:
                 graph, output = self._build_or_bake(original, structure, tensors, values, cut)
         except Refused as reason:
             if not isinstance(reason, NotNow):
-                self._refused[structure.key] = reason, values
+                self._now.refused[structure.key] = reason, values
             raise
         finally:  # taken after the capture: some forwards change their own module the first time they run
             if self._engine.options.release_host_weights:
-                self._snapshot = None  # it holds the weights
-                for known in self._graphs.values():
+                self._now.snapshot = None  # it holds the weights
+                self._former.clear()
+                for known in self._now.graphs.values():
                     known.watch.forget()
                 self.stats.bytes_released += release(self._module(), self._engine.store)
-            self._snapshot = self._snapshot or Snapshot(
-                self._module(), self._settings.slots, is_own(self._module(), original)
+            self._now.snapshot = self._now.snapshot or Snapshot(
+                self._module(), self._now.settings.slots, is_own(self._module(), original)
             )
-        self._refused.pop(structure.key, None)
-        self.stats.evicted += self._graphs.keep(structure.key, graph)
+        self._now.refused.pop(structure.key, None)
+        self.stats.evicted += self._now.graphs.keep(structure.key, graph)
+        self.stats.evicted += self._former.shrink(self._max_graphs - len(self._now.graphs))
         return output
 
     def _build_or_bake(self, original, structure, tensors, values, cut):
         try:
-            return self._build(original, structure, tensors, self._settings, cut)
+            return self._build(original, structure, tensors, self._now.settings, cut)
         except Refused as reason:
             if not values or isinstance(reason, DeviceFailed):
                 raise
@@ -383,7 +394,7 @@ class Component:
         started = time.perf_counter()
         _local.tracing = True
         try:
-            with traceable(self._module()) as released:
+            with gate.alone(self._module().modules()), traceable(self._module()) as released:
                 captured = capture(self.label, self._module(), original, structure, tensors, settings)
             _local.tracing = False
             for node, weight in captured.weights.items():
@@ -402,6 +413,7 @@ class Component:
                 count=self.stats,
                 compiled=engine.compiled,
                 cut=cut,
+                runs=max(1, engine.options.max_graphs),
             )
         except Refused:
             raise
@@ -420,5 +432,5 @@ class Component:
     def _twin(self, key, described):
         """A graph that computes the same from tensors that lie otherwise in memory, and returns what lies otherwise."""
         alike = without_strides(key)
-        candidates = (g for k, g in self._graphs.items() if without_strides(k) == alike and g.baked is None)
+        candidates = (g for k, g in self._now.graphs.items() if without_strides(k) == alike and g.baked is None)
         return next((g for g in candidates if g.described == described and not (g.cut and g.cut.ordered)), None)

@@ -51,15 +51,18 @@ class Eager:
         if not all(map(_is_fed, tensors)):
             return NotImplemented
         key = (op, torch_operators.structure(spec), *map(_key, leaves))
+        with mindspore_runtime.LOCK:
+            return self._answer(op, key, (leaves, spec, places), tensors, count)
+
+    def _answer(self, op, key, call: tuple, tensors: list, count):
         graph = self._graphs.use(key)
         if graph is NotImplemented:
             return graph
         try:
-            with mindspore_runtime.LOCK:
-                values = [self._uploaded(t) if isinstance(t, _WEIGHTS) else t for t in tensors]
+            values = [self._uploaded(t) if isinstance(t, _WEIGHTS) else t for t in tensors]
             if graph is not None:
                 return graph(values, count)
-            graph, output = self._build(_captured(op, leaves, spec, places), values)
+            graph, output = self._build(_captured(op, *call), values)
         except Exception as error:  # noqa: BLE001 - as for whole components
             raise_if_scripts(error)
             if not isinstance(error, Refused):

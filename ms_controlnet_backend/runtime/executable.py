@@ -176,12 +176,13 @@ def build(
     count: Crossings | None = None,
     compiled: CompileCache | None = None,
     cut: bool = False,
+    runs: int = 1,
 ):
     """Compile a captured graph and run it on the tensors of the call that asked for it: (executable, its output).
 
     tensors: in the structure's order. constant: arguments that stay the same over the steps of a run. run,
     count: as of Executable. compiled: keeps what MindSpore made of the source. cut: what cannot be lowered is computed
-    by torch on the host, between segments that are compiled.
+    by torch on the host, between segments that are compiled. runs: how many that take turns have their constants kept.
     Raises Refused with MindSpore's message.
     """
     target = _beside(transfers.target, captured)
@@ -218,7 +219,8 @@ def build(
             prologue = None
             if first is not None:
                 made, weights, order = cell("Prologue")
-                prologue = Prologue(made, weights, order, once_a_run=any(owners[i] != OWNER for i in order))
+                prologue = Prologue(made, weights, order, once_a_run=any(owners[i] != OWNER for i in order),
+                                    limit=runs)  # fmt: skip
             cells = [cell(name) for name in names]
             weights = [w for _, of, _ in cells for w in of]
             if host_calls(step):

@@ -198,7 +198,7 @@ class Parts:
 
     def take_off(self) -> None:
         for module in self.modules() if self._attached else ():
-            routes.interceptor.detach(module)
+            routes.detach(module)
             self._engine.restore(module)
         self._attached = False
 

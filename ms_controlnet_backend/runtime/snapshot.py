@@ -58,6 +58,7 @@ class Snapshot:
         self._seen: dict[int, object] = {}  # keeps what was seen alive, so that no id is used again
         self._covered = id(vars(module)) if covered and "forward" in vars(module) else None
         modules = list(module.modules())
+        self._own = set(map(id, _weights(module)))
         for m in modules:
             self._add_module(m)
         reach = Reach(modules, covered=module if covered else None)
@@ -111,6 +112,10 @@ class Snapshot:
         now = chain.from_iterable(map(dict.values, self._tables))
         replaced = [(a, b) for a, b in zip(self._values, now) if a is not b]
         return {id(a): b for a, b in replaced} if all(_alike(a, b) for a, b in replaced) else None
+
+    def has_weights_of(self, module: torch.nn.Module) -> bool:
+        """Are all weights that the module had then its own now?"""
+        return self._own.issubset(map(id, _weights(module)))
 
     def again(self, module: torch.nn.Module) -> Snapshot:
         """A new one of the module as it is now."""
@@ -209,6 +214,10 @@ class Snapshot:
         if id(o) == self._covered:
             copy |= {name: _Anything() for name in ("forward", *PLACED) if name in copy}
         return copy
+
+
+def _weights(module: torch.nn.Module):
+    return chain(module.parameters(), module.buffers())
 
 
 class _Anything:

@@ -176,7 +176,7 @@ class WeightStore:
 
     def known(self, t: torch.Tensor) -> list[Weight]:
         """All Weights of a tensor."""
-        return [w for key, w in self._weights.items() if key[0] == id(t) and w.source() is t]
+        return [w for key, w in list(self._weights.items()) if key[0] == id(t) and w.source() is t]
 
     def prepared(self) -> dict[int, dict[Callable, int]]:
         """What is kept of tensors in another arrangement: id of a tensor → {prepare: bytes}."""
@@ -188,14 +188,14 @@ class WeightStore:
 
     def hand_over(self, old: torch.Tensor, new: torch.Tensor) -> None:
         """``new`` takes the place of ``old``, with the same numbers."""
-        for key in [k for k, w in self._weights.items() if k[0] == id(old) and w.source() is old]:
+        for key in [k for k, w in list(self._weights.items()) if k[0] == id(old) and w.source() is old]:
             self._keep(new, (id(new), *key[1:]), self._weights.pop(key))
 
     def follow(self, weight: Weight, t: torch.Tensor) -> None:
         """The Weight is that of this tensor from now on, which :meth:`Weight.can_follow` allowed."""
         old = weight.source()
         if t is not old:
-            for key in [k for k, w in self._weights.items() if w is weight]:
+            for key in [k for k, w in list(self._weights.items()) if w is weight]:
                 self._keep(t, (id(t), *key[1:]), self._weights.pop(key))
         weight.follow(t)
 

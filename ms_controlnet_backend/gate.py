@@ -1,0 +1,163 @@
+"""Any number of threads may be in calls of components, or one of them captures.
+
+While ``torch.export`` traces a module, the module's weights are fake tensors and its containers copies, for whoever
+looks at it. So a capture waits until no other thread is inside a call of an intercepted module (whatever answers it:
+torch, too, reads those weights), and calls that come meanwhile wait for the capture.
+
+Nobody waits for anything while it is inside: who wants to capture, or waits for another thread to be done with a
+component (:meth:`Gate.holding`), is outside until it goes on. That is why nothing can wait in a circle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from .compat import torch_export
+from .errors import NotNow
+
+LIMIT = 60
+"""Seconds after which a call that is older than ``enable()`` is not waited for any more."""
+PAUSE = 0.005
+"""Seconds between looks at what other threads do."""
+
+
+class Gate:
+    def __init__(self):
+        self._renew()
+        os.register_at_fork(after_in_child=self._renew)  # of other threads, which are not there
+
+    def _renew(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._inside: dict[int, int] = {}  # thread → how deep
+        self._capturing: int | None = None
+        self._waiting = 0  # to capture
+        self._blocked: set[int] = set()  # threads that wait
+        self._seen: set[int] = set()
+        self._asked: dict[int, list] = {}  # thread → of its calls: are they still to be answered here?
+
+    def __enter__(self) -> None:
+        """A call begins, which may be inside another one of this thread, or inside its capture."""
+        me = threading.get_ident()
+        with self._changed:
+            if me not in self._inside:
+                self._wait(lambda: self._capturing in (None, me) and (not self._waiting or self._capturing == me))
+            self._inside[me] = self._inside.get(me, 0) + 1
+            self._seen.add(me)
+
+    def __exit__(self, *error) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            depth = self._inside.pop(me, 1) - 1
+            self._enter(me, depth)
+            if not depth:
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def call(self, wanted: Callable[[], bool]) -> Iterator[None]:
+        """A call of an intercepted module. wanted: is the module still intercepted?"""
+        with self:
+            asked = self._asked.setdefault(threading.get_ident(), [])
+            asked.append(wanted)
+            try:
+                yield
+            finally:
+                asked.pop()
+                if not asked:
+                    del self._asked[threading.get_ident()]
+
+    def wanted(self) -> bool:
+        """False where another thread has disabled what this one calls: no capture is safe from its calls any more."""
+        return all(wanted() for wanted in self._asked.get(threading.get_ident(), ()))
+
+    @contextlib.contextmanager
+    def alone(self, modules: Iterable = ()) -> Iterator[None]:
+        """For a capture of these modules: no other thread is inside, nor in a call of one of them that began before it
+        was intercepted. Raises NotNow where such a call does not end within LIMIT seconds, or where this thread's own
+        is of what was disabled meanwhile."""
+        me = threading.get_ident()
+        if self._capturing == me:
+            yield
+            return
+        depth = self._leave(me)
+        with self._changed:
+            self._waiting += 1
+            try:
+                self._wait(lambda: self._capturing is None and not self._inside)
+                self._capturing = me
+            finally:
+                self._waiting -= 1
+                self._enter(me, depth)
+        try:
+            if not self.wanted():
+                raise NotNow("it was disabled meanwhile")
+            self._until_unused(set(map(id, modules)))
+            yield
+        finally:
+            with self._changed:
+                self._capturing = None
+                self._changed.notify_all()
+
+    def _until_unused(self, modules: set[int]) -> None:
+        started = time.monotonic()
+        while any(torch_export.is_in_call(frame, modules) for frame in self._running()):
+            if time.monotonic() - started > LIMIT:
+                raise NotNow(f"another thread has been in a call of it for {LIMIT} s that is older than enable()")
+            time.sleep(PAUSE)
+
+    def _running(self) -> list:
+        """The innermost frames of the other threads that do not wait here: those do nothing before the capture ends."""
+        frames = sys._current_frames()
+        with self._changed:
+            return [f for thread, f in frames.items() if thread != self._capturing and thread not in self._blocked]
+
+    @contextlib.contextmanager
+    def holding(self, lock) -> Iterator[None]:
+        """With a reentrant lock; this thread is outside while it waits for it."""
+        if not lock.acquire(blocking=False):
+            me = threading.get_ident()
+            depth = self._leave(me)
+            with self._blocking(me):
+                lock.acquire()
+            with self._changed:
+                self._wait(lambda: self._capturing is None)
+                self._enter(me, depth)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def threads(self) -> int:
+        """How many of the threads that are there have called a component."""
+        with self._changed:
+            self._seen.intersection_update(t.ident for t in threading.enumerate())
+            return len(self._seen)
+
+    def _wait(self, may_go_on) -> None:
+        with self._blocking(threading.get_ident()):
+            while not may_go_on():
+                self._changed.wait()
+
+    @contextlib.contextmanager
+    def _blocking(self, me: int) -> Iterator[None]:
+        self._blocked.add(me)
+        try:
+            yield
+        finally:
+            self._blocked.discard(me)
+
+    def _leave(self, me: int) -> int:
+        with self._changed:
+            self._changed.notify_all()
+            return self._inside.pop(me, 0)
+
+    def _enter(self, me: int, depth: int) -> None:
+        if depth:
+            self._inside[me] = depth
+
+
+gate = Gate()
