@@ -329,7 +329,7 @@ def test_random_numbers_of_other_threads_are_theirs(monkeypatch, draw):
     def another():
         with gate:  # as in a call of its own, which a capture would wait for
             pass
-        while True:
+        for _ in range(3):
             asked.acquire()
             drawn.append(draw())
             done.release()

@@ -13,8 +13,8 @@ IN_CI = {"sd_canny_offload"}
 XFORMERS = {"sd_canny_xformers", "sd_fp16_variant", "sd_multi_controlnet", "sd_to_cuda_positional_dtype",
             "xl_t2i_adapter"}  # fmt: skip
 NOT_THERE = XFORMERS | {"sd_device_map", "sd_faster", "sd_freeu", "sd_textual_inversion"}
-"""torch_npu alone cannot run them here: xformers knows no NPU, diffusers no device map "cuda" there, torch.compile wants
-Triton's build for Ascend, and the software NPU knows neither complex numbers nor a Cholesky decomposition."""
+"""torch_npu alone cannot run them here: xformers knows no NPU, diffusers no device map "cuda" there, torch.compile
+wants Triton's build for Ascend, and the software NPU knows neither complex numbers nor a Cholesky decomposition."""
 LEFT = {"xl_inpaint", "sd_sequential_offload", "sd_guidance_window", "sd_group_offload"}
 """Their weights are brought layer by layer: torch_npu computes."""
 NAMES = [n for n in SCRIPTS if n not in NOT_THERE]
