@@ -27,48 +27,43 @@ PAUSE = 0.005
 
 
 class Gate:
+    """All of its blocks are generators that put back what was, so that an exception that comes from outside (a time
+    limit's) leaves nobody inside for ever."""
+
     def __init__(self):
         self._renew()
         os.register_at_fork(after_in_child=self._renew)  # of other threads, which are not there
 
     def _renew(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._inside: dict[int, int] = {}  # thread → how deep
         self._capturing: int | None = None
-        self._waiting = 0  # to capture
-        self._blocked: set[int] = set()  # threads that wait
+        self._to_capture: set[int] = set()  # threads that wait for it
+        self._blocked: set[int] = set()  # threads that wait for anything
         self._seen: set[int] = set()
         self._asked: dict[int, list] = {}  # thread → of its calls: are they still to be answered here?
 
-    def __enter__(self) -> None:
-        """A call begins, which may be inside another one of this thread, or inside its capture."""
-        me = threading.get_ident()
-        with self._changed:
-            if me not in self._inside:
-                self._wait(lambda: self._capturing in (None, me) and (not self._waiting or self._capturing == me))
-            self._inside[me] = self._inside.get(me, 0) + 1
-            self._seen.add(me)
-
-    def __exit__(self, *error) -> None:
-        me = threading.get_ident()
-        with self._changed:
-            depth = self._inside.pop(me, 1) - 1
-            self._enter(me, depth)
-            if not depth:
-                self._changed.notify_all()
-
     @contextlib.contextmanager
-    def call(self, wanted: Callable[[], bool]) -> Iterator[None]:
-        """A call of an intercepted module. wanted: is the module still intercepted?"""
-        with self:
-            asked = self._asked.setdefault(threading.get_ident(), [])
-            asked.append(wanted)
-            try:
-                yield
-            finally:
-                asked.pop()
+    def call(self, wanted: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """A call, which may be inside another one of this thread, or inside its capture. wanted: is the module that is
+        called still intercepted?"""
+        me = threading.get_ident()
+        before, asked = self._inside.get(me, 0), self._asked.get(me, [])
+        try:
+            with self._lock:
+                if not before:
+                    self._wait(lambda: self._capturing == me or self._capturing is None and not self._to_capture)
+                self._put(me, before + 1)
+                self._seen.add(me)
+                self._asked[me] = [*asked, wanted]
+            yield
+        finally:
+            with self._lock:
+                self._put(me, before)
+                self._asked[me] = asked
                 if not asked:
-                    del self._asked[threading.get_ident()]
+                    del self._asked[me]
 
     def wanted(self) -> bool:
         """False where another thread has disabled what this one calls: no capture is safe from its calls any more."""
@@ -83,23 +78,24 @@ class Gate:
         if self._capturing == me:
             yield
             return
-        depth = self._leave(me)
-        with self._changed:
-            self._waiting += 1
-            try:
+        before = self._inside.get(me, 0)
+        try:
+            with self._lock:
+                self._put(me, 0)
+                self._to_capture.add(me)
                 self._wait(lambda: self._capturing is None and not self._inside)
                 self._capturing = me
-            finally:
-                self._waiting -= 1
-                self._enter(me, depth)
-        try:
+                self._put(me, before)
             if not self.wanted():
                 raise NotNow("it was disabled meanwhile")
             self._until_unused(set(map(id, modules)))
             yield
         finally:
-            with self._changed:
-                self._capturing = None
+            with self._lock:
+                self._to_capture.discard(me)
+                if self._capturing == me:
+                    self._capturing = None
+                self._put(me, before)
                 self._changed.notify_all()
 
     def _until_unused(self, modules: set[int]) -> None:
@@ -112,52 +108,49 @@ class Gate:
     def _running(self) -> list:
         """The innermost frames of the other threads that do not wait here: those do nothing before the capture ends."""
         frames = sys._current_frames()
-        with self._changed:
+        with self._lock:
             return [f for thread, f in frames.items() if thread != self._capturing and thread not in self._blocked]
 
     @contextlib.contextmanager
     def holding(self, lock) -> Iterator[None]:
         """With a reentrant lock; this thread is outside while it waits for it."""
-        if not lock.acquire(blocking=False):
-            me = threading.get_ident()
-            depth = self._leave(me)
-            with self._blocking(me):
-                lock.acquire()
-            with self._changed:
-                self._wait(lambda: self._capturing is None)
-                self._enter(me, depth)
+        me = threading.get_ident()
+        before = self._inside.get(me, 0)
         try:
-            yield
+            with self._lock:
+                self._put(me, 0)
+                self._blocked.add(me)
+            with lock:
+                with self._lock:
+                    self._wait(lambda: self._capturing in (None, me))
+                    self._put(me, before)
+                yield
         finally:
-            lock.release()
+            with self._lock:
+                self._blocked.discard(me)
+                self._put(me, before)
 
     def threads(self) -> int:
         """How many of the threads that are there have called a component."""
-        with self._changed:
+        with self._lock:
             self._seen.intersection_update(t.ident for t in threading.enumerate())
             return len(self._seen)
 
     def _wait(self, may_go_on) -> None:
-        with self._blocking(threading.get_ident()):
-            while not may_go_on():
-                self._changed.wait()
-
-    @contextlib.contextmanager
-    def _blocking(self, me: int) -> Iterator[None]:
+        me = threading.get_ident()
         self._blocked.add(me)
         try:
-            yield
+            while not may_go_on():
+                self._changed.wait()
         finally:
             self._blocked.discard(me)
 
-    def _leave(self, me: int) -> int:
-        with self._changed:
-            self._changed.notify_all()
-            return self._inside.pop(me, 0)
-
-    def _enter(self, me: int, depth: int) -> None:
+    def _put(self, me: int, depth: int) -> None:
+        """This thread is so deep inside; the lock is held."""
         if depth:
             self._inside[me] = depth
+        elif self._inside.pop(me, 0):
+            self._changed.notify_all()
 
 
 gate = Gate()

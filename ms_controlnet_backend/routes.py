@@ -47,24 +47,24 @@ class _CallRoute(Route):
 
 def attach(site: Site, engine: Engine) -> None:
     """Send the calls of a component's module to the engine."""
-    with gate:  # a capture would take it for the forward's doing
+    with gate.call():  # a capture would take it for the forward's doing
         interceptor.attach(site.module, Route(site, engine))
         _calls.attach(site.module, _CallRoute(site, engine))
 
 
 def attach_part(site: Site, engine: Engine) -> None:
     """The same for a module inside a component, where it is called by the component's own code."""
-    with gate:
+    with gate.call():
         interceptor.attach(site.module, Route(site, engine))
 
 
 def detach(module) -> None:
-    with gate:
+    with gate.call():
         interceptor.detach(module)
         _calls.detach(module)
 
 
 def detach_all() -> None:
-    with gate:
+    with gate.call():
         interceptor.detach_all()
         _calls.detach_all()

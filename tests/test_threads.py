@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import ctypes
+import functools
 import itertools
 import random
 import sys
@@ -327,7 +329,7 @@ def test_random_numbers_of_other_threads_are_theirs(monkeypatch, draw):
     export, drawn = torch.export.export, []
 
     def another():
-        with gate:  # as in a call of its own, which a capture would wait for
+        with gate.call():  # as in a call of its own, which a capture would wait for
             pass
         for _ in range(3):
             asked.acquire()
@@ -342,7 +344,7 @@ def test_random_numbers_of_other_threads_are_theirs(monkeypatch, draw):
 
     asked, done = threading.Semaphore(0), threading.Semaphore(0)
     threading.Thread(target=another, daemon=True).start()
-    with gate:
+    with gate.call():
         pass
     monkeypatch.setattr(torch.export, "export", meanwhile)
     got = component(torch.ones(64, 4))
@@ -353,6 +355,40 @@ def test_random_numbers_of_other_threads_are_theirs(monkeypatch, draw):
     assert 0 < (got == 0).float().mean() < 1
 
 
+class Interruption(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("waits", ["call", "alone", "holding"])
+def test_interrupted_while_it_waits(waits):
+    """The thread is inside no more, and nobody waits for it."""
+    gate, lock = Gate(), threading.RLock()
+    holding = functools.partial(gate.holding, lock)
+    way, other = {"call": (gate.call, gate.alone), "alone": (gate.alone, gate.call), "holding": (holding, holding)}[waits]
+
+    def wait():
+        with contextlib.nullcontext() if waits == "call" else gate.call(), way():
+            pass
+
+    def all_ways():
+        with gate.call(), gate.alone():
+            pass
+        with gate.call(), holding():
+            return True
+
+    with ThreadPoolExecutor(1) as pool:
+        with other():
+            waiting = pool.submit(wait)
+            (thread,) = (t.ident for t in pool._threads)
+            while thread not in gate._blocked:
+                time.sleep(0.001)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Interruption))
+        with pytest.raises(Interruption):
+            waiting.result(10)
+        assert not gate._inside and not gate._blocked
+        assert pool.submit(all_ways).result(10)
+
+
 def test_nobody_waits_in_a_circle():
     """The gate alone, by threads that do all that it allows, in any order: who captures is alone."""
     gate, locks = Gate(), [threading.RLock() for _ in range(4)]
@@ -360,7 +396,7 @@ def test_nobody_waits_in_a_circle():
 
     def call(choose, first):  # locks in one order
         me = threading.get_ident()
-        with gate:
+        with gate.call():
             inside.add(me)
             time.sleep(choose.random() / 2000)
             for _ in range(choose.randrange(4)):
@@ -371,7 +407,7 @@ def test_nobody_waits_in_a_circle():
                         with gate.alone():
                             assert not inside, "another thread is inside"
                             captures.append(me)
-                            with gate, gate.alone():
+                            with gate.call(), gate.alone():
                                 time.sleep(choose.random() / 1000)
                             assert not inside, "another thread came inside"
                     inside.add(me)
