@@ -364,7 +364,8 @@ def test_interrupted_while_it_waits(waits):
     """The thread is inside no more, and nobody waits for it."""
     gate, lock = Gate(), threading.RLock()
     holding = functools.partial(gate.holding, lock)
-    way, other = {"call": (gate.call, gate.alone), "alone": (gate.alone, gate.call), "holding": (holding, holding)}[waits]
+    ways = {"call": (gate.call, gate.alone), "alone": (gate.alone, gate.call), "holding": (holding, holding)}
+    way, other = ways[waits]
 
     def wait():
         with contextlib.nullcontext() if waits == "call" else gate.call(), way():

@@ -16,6 +16,8 @@ OPERATORS = {
     "isclose": lambda x: torch.isclose(x, x + torch.where(x > 0, 1e-9, 1e-2).to(x.device)),
     "isclose to infinity": lambda x: torch.isclose(x / 0, -x / 0),
     "isclose to nan": lambda x: torch.isclose(x * float("nan"), x * float("nan"), equal_nan=True),
+    "isneginf": lambda x: torch.isneginf(x / (x > 0)),
+    "isposinf": lambda x: torch.isposinf(x / (x > 0)),
     "avg_pool2d": lambda x: torch.nn.functional.avg_pool2d(x, 2),
     "avg_pool2d with ceil_mode": lambda x: torch.nn.functional.avg_pool2d(x, 2, ceil_mode=True),
     "avg_pool2d with padding": lambda x: torch.nn.functional.avg_pool2d(x, 3, 2, 1),

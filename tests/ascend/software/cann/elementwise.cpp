@@ -119,7 +119,7 @@ ONE(aclnnSin, numbers(), std::sin(x)) ONE(aclnnCos, numbers(), std::cos(x)) ONE(
 ONE(aclnnErf, numbers(), std::erf(x)) ONE(aclnnAbs, numbers(), std::fabs(x)) ONE(aclnnNeg, numbers(), -x) ONE(aclnnFloor, numbers(), std::floor(x))
 ONE(aclnnRelu, numbers(), x > 0 ? x : 0) ONE(aclnnSqrt, numbers(), std::sqrt(x)) ONE(aclnnRsqrt, numbers(), 1 / std::sqrt(x))
 ONE(aclnnExpm1, numbers(), std::expm1(x)) ONE(aclnnSign, numbers(), (x > 0) - (x < 0)) ONE(aclnnRound, numbers(), std::nearbyint(x)) ONE(aclnnCeil, numbers(), std::ceil(x))
-ONE(aclnnReciprocal, numbers(), 1 / x) ONE(aclnnLogicalNot, numbers(), !x)
+ONE(aclnnReciprocal, numbers(), 1 / x) ONE(aclnnLogicalNot, numbers(), !x) ONE(aclnnIsNegInf, numbers(), x == -INFINITY) ONE(aclnnIsPosInf, numbers(), x == INFINITY)
 ACLNN(aclnnGeluV2, (Tensor self, int64_t approximate, Tensor out), (self, approximate, out)) {
   type(self, floats(), "x");
   same_type(out, self, "y");
