@@ -11,16 +11,17 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata, util
 from pathlib import Path
 
-from ascend.software import peer
+from ascend.software import kept, peer
 
 SOURCES = Path(__file__).parent / "cann"
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fopenmp", "-fno-math-errno", "-Wall", "-Wno-unused-parameter"]
 OLD_STRINGS = "-D_GLIBCXX_USE_CXX11_ABI=0"  # as MindSpore and CANN are built
+LATEST = Path("cann", "latest")
+"""MindSpore looks for a folder of this name."""
 NAMES = "runtime nnopbase c_sec ascend_hal opapi acl_op_compiler acl_tdt_channel profapi hccl".split()
 """Libraries of CANN and the driver that MindSpore opens when it runs. Each, like those it is linked with, is empty and
 brings the one that has it all."""
@@ -41,19 +42,11 @@ def folder(beside: peer.Peer | None = None) -> Path:
     digest = hashlib.sha256(
         b"\0".join([*(p.read_bytes() for p in inputs), version.encode(), said.encode()])
     ).hexdigest()
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    base = caches / "ms_controlnet_backend" / "software_npu" / f"{version}-{digest[:16]}"
-    made = base / "cann" / "latest"  # MindSpore looks for a folder of this name
-    if not (made / "compiler").exists():
-        base.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=base.parent) as scratch:
-            _build(Path(scratch) / "cann" / "latest", torch_npu)
-            try:
-                os.rename(scratch, base)
-                os.mkdir(scratch)  # for its removal
-            except OSError:  # another process was faster
-                pass
-    return made
+    base = kept.folder(
+        f"software_npu/{version}-{digest[:16]}", lambda scratch: _build(scratch / LATEST, torch_npu)
+    )
+    kept.tidy(base.parent)
+    return base / LATEST
 
 
 def _build(to: Path, torch_npu: Path | None) -> None:

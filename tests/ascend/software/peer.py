@@ -5,13 +5,13 @@ transformers."""
 from __future__ import annotations
 
 import functools
-import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from ascend.software import kept
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,13 @@ class Peer:
     @functools.cache
     def folder(self) -> Path:
         """The folder that holds its packages, which pip fetches once. Raises subprocess.CalledProcessError."""
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        base = caches / "ms_controlnet_backend" / f"{self.package}-{self.version}-{sys.implementation.cache_tag}"
-        if not base.exists():
-            base.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=base.parent) as scratch:
-                wanted = [f"{self.package}=={self.version}", *self.needs]
-                pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", scratch, *wanted]
-                subprocess.run(pip, check=True, capture_output=True, text=True)
-                try:
-                    os.rename(scratch, base)
-                    os.mkdir(scratch)  # for its removal
-                except OSError:  # another process was faster
-                    pass
-        return base
+
+        def install(scratch: Path) -> None:
+            wanted = [f"{self.package}=={self.version}", *self.needs]
+            pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", scratch, *wanted]
+            subprocess.run(pip, check=True, capture_output=True, text=True)
+
+        return kept.folder(f"{self.package}-{self.version}-{sys.implementation.cache_tag}", install)
 
 
 TORCH_NPU = Peer("torch_npu", "2.13.0", torch="2.13")
