@@ -52,8 +52,8 @@ def enable(pipe=None, *, backend: str = "mindspore", device: str | None = None, 
     strict: raise :class:`~ms_controlnet_backend.errors.Refused` where a component cannot be compiled. Without it the
         component stays on torch and one warning says which, why and what to do.
     cache_dir: folder of the generated MindSpore sources; None: ``$MS_CONTROLNET_CACHE`` or the user's cache folder.
-    max_graphs: compiled graphs kept a component (one a signature and structure: sizes, batch, flags, LoRAs); beyond that
-        the one not used for longest is dropped.
+    max_graphs: compiled graphs kept a component (one a signature and structure: sizes, batch, flags, LoRAs); beyond
+        that the one not used for longest is dropped.
     release_host_weights: once a component is compiled, give up torch's memory of those weights that the device holds a
         copy of: all on an NPU; on CPU those of float16 and bfloat16 scripts, which are computed in float32. Whatever
         asks for them later (``save_pretrained``, a LoRA, torch) gets them from the device; so does :func:`disable`.
