@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 
 from .compat import torch_export
@@ -41,7 +42,7 @@ class Gate:
         self._capturing: int | None = None
         self._to_capture: set[int] = set()  # threads that wait for it
         self._blocked: set[int] = set()  # threads that wait for anything
-        self._seen: set[int] = set()
+        self._seen: weakref.WeakSet = weakref.WeakSet()  # threads that called; a number is given to another one later
         self._asked: dict[int, list] = {}  # thread → of its calls: are they still to be answered here?
 
     @contextlib.contextmanager
@@ -55,7 +56,7 @@ class Gate:
                 if not before:
                     self._wait(lambda: self._capturing == me or self._capturing is None and not self._to_capture)
                 self._put(me, before + 1)
-                self._seen.add(me)
+                self._seen.add(threading.current_thread())
                 self._asked[me] = [*asked, wanted]
             yield
         finally:
@@ -133,8 +134,7 @@ class Gate:
     def threads(self) -> int:
         """How many of the threads that are there have called a component."""
         with self._lock:
-            self._seen.intersection_update(t.ident for t in threading.enumerate())
-            return len(self._seen)
+            return sum(t.is_alive() for t in self._seen)
 
     def _wait(self, may_go_on) -> None:
         me = threading.get_ident()
