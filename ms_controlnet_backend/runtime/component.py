@@ -413,7 +413,7 @@ class Component:
                 count=self.stats,
                 compiled=engine.compiled,
                 cut=cut,
-                runs=max(1, engine.options.max_graphs),
+                runs=self._max_graphs,
             )
         except Refused:
             raise

@@ -40,7 +40,7 @@ class Prologue:
         """The device tensors for the step, computed now if need be, after calling ``first``."""
         inputs = [plain(tensors[i]) for i in self.order]
         weights = [on_host(w.source()) for w in self.weights if not w.constant]  # None: the device alone has it
-        key = identities(inputs + [t for t in weights if t is not None]), (*(t is None for t in weights),)
+        key = identities(inputs + [t for t in weights if t is not None]), tuple(t is None for t in weights)
         memory, results = self._known.use(key) or (None, None)
         if memory is None or not memory.is_there():
             for over in [k for k, (memory, _) in self._known.items() if not memory.is_there()]:
